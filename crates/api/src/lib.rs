@@ -1,0 +1,8 @@
+//! Kubernetes kinds and what they mean. PURE: no I/O, no clock, no task.
+//!
+//! Enter at [`registry::Registry`]: the table of every [`kind::Kind`] that the server serves.
+//! Everything that is particular to one kind (defaults, validation, columns, selectable fields)
+//! is behind [`kind::Strategy`]; the API server knows no kind by name.
+
+pub mod error;
+pub mod kind;

@@ -1,0 +1,1 @@
+//! Reconcilers as pure functions: observed objects and the time to actions and status.

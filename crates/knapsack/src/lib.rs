@@ -1,0 +1,1 @@
+//! Multi-dimensional multiple-knapsack solver: items, knapsacks, weights, profits, bounds.

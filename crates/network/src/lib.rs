@@ -1,0 +1,1 @@
+//! Pod network, service proxy: desired links, routes and nftables, and applying them.

@@ -1,0 +1,1 @@
+//! Images: references, registries, layers, the local store.

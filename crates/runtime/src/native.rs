@@ -1,0 +1,1 @@
+//! Our own runtime: zygote, namespaces, cgroups, seccomp, overlayfs.

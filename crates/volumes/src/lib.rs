@@ -1,0 +1,1 @@
+//! Pod volumes: plan and apply.
