@@ -4,5 +4,6 @@
 //! machine's kernel, [`image`] keeps the images. The only crate with `unsafe`.
 
 pub mod image;
+pub mod image_roots;
 pub mod native;
 pub mod service;
