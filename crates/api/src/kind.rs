@@ -124,6 +124,10 @@ pub trait Strategy: Send + Sync {
     fn allows_create_on_update(&self) -> bool {
         false
     }
+    /// May an update come without a resource version (the last write wins)?
+    fn allows_unconditional_update(&self) -> bool {
+        true
+    }
     /// Grace period that a delete of this object gets when the request names none; `None`: deleted at once.
     fn default_grace_period_seconds(&self, _object: &dyn Object) -> Option<i64> {
         None

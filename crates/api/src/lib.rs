@@ -4,5 +4,14 @@
 //! Everything that is particular to one kind (defaults, validation, columns, selectable fields)
 //! is behind [`kind::Strategy`]; the API server knows no kind by name.
 
+pub mod columns;
+pub mod decode;
+mod empty;
 pub mod error;
 pub mod kind;
+mod kinds;
+pub mod metadata;
+pub mod name;
+pub mod path;
+pub mod registry;
+pub mod typed;

@@ -1,0 +1,14 @@
+//! Pod.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::error::ErrorList;
+use crate::typed::ApiType;
+
+impl ApiType for Pod {
+    const NAMESPACED: bool = true;
+
+    fn validate(&self, _errors: &mut ErrorList) {}
+
+    fn validate_update(&self, _old: &Self, _part: &crate::kind::Part, _errors: &mut ErrorList) {}
+}
