@@ -1,1 +1,14 @@
-//! Pod network, service proxy: desired links, routes and nftables, and applying them.
+//! The pod network and the service proxy: what links, addresses, routes and nftables should be, and making them so.
+//!
+//! Enter at [`pod_network::PodNetwork`] for the built-in bridge network. Links, addresses and
+//! routes are set over synchronous netlink sockets ([`route_socket`]): a request costs
+//! microseconds, and a socket belongs to the network namespace of the thread that made it.
+//!
+//! Deliberately absent: any external program at run time, any rule or link that is not ours.
+
+pub mod error;
+pub mod ipam;
+pub mod pod_network;
+pub mod route_socket;
+
+pub use error::NetworkError;
