@@ -1,13 +1,23 @@
 //! Revisioned, watchable key-value store with etcd's semantics.
 //!
-//! Enter at [`Store`]. The store knows no kinds: keys and values are bytes. Every successful
+//! Enter at [`Store`], and at [`Embedded`] for the engine of one machine. The store knows no kinds: keys and values are bytes. Every successful
 //! write transaction gets the next [`Revision`]; revisions are dense (no number is skipped or
 //! used twice, not even across a crash). What a write acknowledged is on disk.
 //!
 //! Deliberately absent: any knowledge of Kubernetes, authentication, a network protocol.
 
+mod committer;
+mod compaction;
+mod disk;
+mod embedded;
+mod index;
+mod lease;
+mod record;
+mod transaction;
 mod types;
+mod watch;
 
+pub use embedded::Embedded;
 pub use types::*;
 
 use async_trait::async_trait;

@@ -45,7 +45,10 @@ impl KeyRange {
         let start = key.into();
         let mut end = start.to_vec();
         end.push(0);
-        Self { start, end: Some(end.into()) }
+        Self {
+            start,
+            end: Some(end.into()),
+        }
     }
 
     /// Every key that begins with `prefix`.
@@ -55,10 +58,21 @@ impl KeyRange {
         while let Some(last) = end.pop() {
             if last < u8::MAX {
                 end.push(last + 1);
-                return Self { start, end: Some(end.into()) };
+                return Self {
+                    start,
+                    end: Some(end.into()),
+                };
             }
         }
         Self { start, end: None }
+    }
+
+    /// Whether the range can hold one key only, as [`KeyRange::single`] makes it.
+    pub fn is_single(&self) -> bool {
+        let length = self.start.len();
+        self.end.as_ref().is_some_and(|end| {
+            end.len() == length + 1 && end[length] == 0 && end[..length] == self.start[..]
+        })
     }
 
     pub fn contains(&self, key: &[u8]) -> bool {
@@ -97,8 +111,14 @@ pub enum Compare {
 
 #[derive(Clone, Debug)]
 pub enum Op {
-    Put { key: Bytes, value: Bytes, lease: Option<LeaseId> },
-    Delete { range: KeyRange },
+    Put {
+        key: Bytes,
+        value: Bytes,
+        lease: Option<LeaseId>,
+    },
+    Delete {
+        range: KeyRange,
+    },
     Range(RangeRequest),
 }
 
@@ -108,6 +128,21 @@ pub struct Txn {
     pub compare: Vec<Compare>,
     pub success: Vec<Op>,
     pub failure: Vec<Op>,
+}
+
+impl Txn {
+    /// Bytes of all values that it may put.
+    pub(crate) fn value_bytes(&self) -> usize {
+        let ops = self.success.iter().chain(&self.failure);
+        ops.map(|op| {
+            if let Op::Put { value, .. } = op {
+                value.len()
+            } else {
+                0
+            }
+        })
+        .sum()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -138,9 +173,16 @@ pub struct WatchRequest {
 
 #[derive(Clone, Debug)]
 pub enum Event {
-    Put { kv: KeyValue, prev: Option<KeyValue> },
+    Put {
+        kv: KeyValue,
+        prev: Option<KeyValue>,
+    },
     /// `mod_revision` is the revision of the deletion.
-    Delete { key: Bytes, mod_revision: Revision, prev: Option<KeyValue> },
+    Delete {
+        key: Bytes,
+        mod_revision: Revision,
+        prev: Option<KeyValue>,
+    },
 }
 
 /// Changes in revision order; all events of one revision are in one response.
@@ -167,17 +209,31 @@ pub struct Revisions {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("revision {requested} has been compacted; the oldest readable one is {oldest}")]
-    Compacted { requested: Revision, oldest: Revision },
+    Compacted {
+        requested: Revision,
+        oldest: Revision,
+    },
     #[error("revision {requested} is in the future; the newest is {current}")]
-    FutureRevision { requested: Revision, current: Revision },
+    FutureRevision {
+        requested: Revision,
+        current: Revision,
+    },
+    #[error("key {key:?} is written twice in one transaction")]
+    DuplicateKey { key: Bytes },
     #[error("lease {} not found", .0.0)]
     LeaseNotFound(LeaseId),
     #[error("value of {bytes} bytes is over the limit of {limit_bytes}")]
     TooLarge { bytes: usize, limit_bytes: usize },
     #[error("data directory {path} is in use by another process")]
     InUse { path: String },
-    #[error("data directory {path} has format {found}, newer than {supported}, the newest this program knows; run the newer program")]
-    NewerFormat { path: String, found: u32, supported: u32 },
+    #[error(
+        "data directory {path} has format {found}, newer than {supported}, the newest this program knows; run the newer program"
+    )]
+    NewerFormat {
+        path: String,
+        found: u32,
+        supported: u32,
+    },
     #[error("data directory {path} is damaged: {detail}")]
     Damaged { path: String, detail: String },
     #[error("no space left on the disk of {path}")]
