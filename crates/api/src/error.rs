@@ -135,6 +135,11 @@ pub fn invalid<T: Serialize + ?Sized>(path: &Path<'_>, value: &T, detail: impl I
     error(FieldErrorReason::Invalid, path, print_value(value), detail.into())
 }
 
+/// One `invalid` error a complaint.
+pub fn invalid_each(errors: &mut ErrorList, path: &Path<'_>, value: &str, complaints: Vec<String>) {
+    errors.extend(complaints.into_iter().map(|complaint| invalid(path, value, complaint)));
+}
+
 pub fn required(path: &Path<'_>, detail: impl Into<String>) -> FieldError {
     error(FieldErrorReason::Required, path, String::new(), detail.into())
 }

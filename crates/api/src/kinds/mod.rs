@@ -2,8 +2,10 @@
 
 mod apps;
 mod config_map;
+pub(crate) mod label_selector;
 mod namespace;
 mod node;
-mod pod;
+pub(crate) mod pod;
+pub(crate) mod resources;
 mod secret;
 mod service;
