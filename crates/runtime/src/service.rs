@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 
@@ -15,7 +16,7 @@ pub type Labels = BTreeMap<String, String>;
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
 pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodSandboxMetadata {
     pub name: String,
     pub uid: String,
@@ -23,7 +24,7 @@ pub struct PodSandboxMetadata {
     pub attempt: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMapping {
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
@@ -32,7 +33,7 @@ pub struct PortMapping {
     pub host_ip: Option<IpAddr>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct DnsConfig {
     pub servers: Vec<String>,
     pub searches: Vec<String>,
@@ -40,7 +41,7 @@ pub struct DnsConfig {
 }
 
 /// Whose namespace to join.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NamespaceMode {
     #[default]
     Pod,
@@ -48,7 +49,7 @@ pub enum NamespaceMode {
     Node,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PodSandboxConfig {
     pub metadata: PodSandboxMetadata,
     pub hostname: String,
@@ -69,7 +70,7 @@ pub struct PodSandboxConfig {
     pub sysctls: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SandboxState {
     Ready,
     NotReady,
@@ -87,7 +88,7 @@ pub struct PodSandbox {
     pub ips: Vec<IpAddr>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LinuxResources {
     pub cpu_shares: Option<u64>,
     pub cpu_quota_micros: Option<i64>,
@@ -101,7 +102,7 @@ pub struct LinuxResources {
     pub unified: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountPropagation {
     #[default]
     Private,
@@ -109,7 +110,7 @@ pub enum MountPropagation {
     Bidirectional,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Mount {
     pub container_path: PathBuf,
     pub host_path: PathBuf,
@@ -117,7 +118,7 @@ pub struct Mount {
     pub propagation: MountPropagation,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Device {
     pub container_path: PathBuf,
     pub host_path: PathBuf,
@@ -125,7 +126,7 @@ pub struct Device {
     pub permissions: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SeccompProfile {
     #[default]
     RuntimeDefault,
@@ -134,7 +135,7 @@ pub enum SeccompProfile {
     Localhost(PathBuf),
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SecurityContext {
     pub privileged: bool,
     /// Capabilities without the `CAP_` prefix; `ALL` is allowed.
@@ -151,13 +152,13 @@ pub struct SecurityContext {
     pub unmasked_proc: bool,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerMetadata {
     pub name: String,
     pub attempt: u32,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ContainerConfig {
     pub metadata: ContainerMetadata,
     /// Image id as [`ImageService::pull`] and [`ImageService::status`] answer it.
@@ -186,7 +187,7 @@ pub struct ContainerConfig {
     pub stop_signal: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ContainerState {
     Created,
     Running,

@@ -1,0 +1,216 @@
+//! Pod sandboxes: namespaces in the zygote, a cgroup, shared memory, a network.
+
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+
+use super::{NativeRuntime, blocking, io_error, new_id};
+use crate::native::cleaner::Job;
+use crate::native::connection::lock;
+use crate::native::protocol::{Answer, Request, SandboxSpec};
+use crate::native::records::Sandbox;
+use crate::native::{spec, zygote};
+use crate::service::{
+    ContainerState, NamespaceMode, PodSandbox, PodSandboxConfig, RuntimeError, RuntimeEvent, SandboxNetworkRequest,
+    SandboxState,
+};
+
+impl NativeRuntime {
+    pub(super) async fn run_sandbox(&self, config: PodSandboxConfig) -> Result<PodSandbox, RuntimeError> {
+        let id = new_id()?;
+        // Also checks the path.
+        let pause_cgroup = spec::cgroup_of(&config.cgroup_parent, &format!("sandbox-{}", &id[..12]))?;
+        let own_net = config.network != NamespaceMode::Node;
+        let own_ipc = config.ipc != NamespaceMode::Node;
+        let shared_pid = config.pid == NamespaceMode::Pod;
+        let wanted = SandboxSpec {
+            id: id.clone(),
+            hostname: config.hostname.clone(),
+            own_net,
+            own_ipc,
+            shared_pid,
+            sysctls: spec::sysctls(&config.sysctls, own_net, own_ipc)?,
+            cgroup: if shared_pid { self.hierarchies.membership(&pause_cgroup) } else { Default::default() },
+        };
+        let mut sandbox = Sandbox {
+            id: id.clone(),
+            state: SandboxState::Ready,
+            created_at_nanos: zygote::now_nanos(),
+            ips: Vec::new(),
+            networked: false,
+            shm: own_ipc.then(|| self.config.run_dir.join("shm").join(&id)),
+            net_fd: None,
+            config,
+        };
+        let result = self.make_sandbox(&mut sandbox, wanted, shared_pid.then_some(pause_cgroup)).await;
+        if let Err(error) = result {
+            self.take_down(&sandbox).await;
+            self.clean(Job::Tree(self.layout.sandbox_file(&id)));
+            return Err(error);
+        }
+        let status = sandbox.status();
+        lock(&self.state).sandboxes.insert(id, sandbox);
+        Ok(status)
+    }
+
+    async fn make_sandbox(
+        &self,
+        sandbox: &mut Sandbox,
+        wanted: SandboxSpec,
+        pause_cgroup: Option<String>,
+    ) -> Result<(), RuntimeError> {
+        let me = self.arc()?;
+        let (shm, parent, resources) =
+            (sandbox.shm.clone(), sandbox.config.cgroup_parent.clone(), sandbox.config.resources.clone());
+        let id = sandbox.id.clone();
+        let zygote = self.zygote();
+        let after_cgroups = pause_cgroup.is_some();
+        let host_side = blocking(move || {
+            let context = |e| io_error("make the pod's cgroup", &e);
+            me.hierarchies.create(&parent).map_err(context)?;
+            if let Some(cgroup) = &pause_cgroup {
+                me.hierarchies.create(cgroup).map_err(context)?;
+            }
+            let mut warnings = Vec::new();
+            me.hierarchies.apply(&parent, &resources, &mut warnings);
+            for warning in warnings {
+                tracing::warn!(sandbox = %id, %warning, "a limit of the pod");
+            }
+            if let Some(path) = shm {
+                mount_shm(&path).map_err(|e| io_error("mount the pod's shared memory", &e))?;
+            }
+            Ok(())
+        });
+        let zygote_side = async {
+            zygote.call(Request::CreateSandbox(wanted), &[]).await.map_err(|e| e.into_runtime("sandbox", &sandbox.id))
+        };
+        let answer = if after_cgroups {
+            host_side.await?;
+            zygote_side.await?
+        } else {
+            let (host, answer) = tokio::join!(host_side, zygote_side);
+            host?;
+            answer?
+        };
+        let Answer::Sandbox(record) = answer.0 else {
+            return Err(RuntimeError::Internal("the zygote answered something else".to_owned()));
+        };
+        sandbox.net_fd = record.net_fd;
+        // Written before the network is set up: a crash in between must give the address back.
+        sandbox.networked = self.network.is_some() && record.net_fd.is_some();
+        self.layout.save_sandbox(sandbox).map_err(|e| io_error("record the sandbox", &e))?;
+        if let (Some(network), Some(netns_path)) = (&self.network, self.netns_path(sandbox)) {
+            sandbox.ips = network
+                .set_up(SandboxNetworkRequest {
+                    sandbox_id: sandbox.id.clone(),
+                    metadata: sandbox.config.metadata.clone(),
+                    netns_path,
+                    port_mappings: sandbox.config.port_mappings.clone(),
+                    annotations: sandbox.config.annotations.clone(),
+                })
+                .await?;
+            self.layout.save_sandbox(sandbox).map_err(|e| io_error("record the sandbox", &e))?;
+        }
+        Ok(())
+    }
+
+    /// The network namespace as a path; `None` for the node's.
+    pub(in crate::native) fn netns_path(&self, sandbox: &Sandbox) -> Option<PathBuf> {
+        sandbox.net_fd.map(|fd| PathBuf::from(format!("/proc/{}/fd/{fd}", self.zygote_pid())))
+    }
+
+    pub(super) async fn stop_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        let Some(sandbox) = lock(&self.state).sandboxes.get(id).cloned() else { return Ok(()) };
+        let running: Vec<String> = lock(&self.state)
+            .containers
+            .values()
+            .filter(|e| e.record.sandbox_id == id && (e.record.state == ContainerState::Running || e.starting))
+            .map(|e| e.record.id.clone())
+            .collect();
+        for container in running {
+            self.kill(&container).await?;
+        }
+        if sandbox.state == SandboxState::NotReady && !sandbox.networked {
+            return Ok(());
+        }
+        if sandbox.networked
+            && let Some(network) = &self.network
+        {
+            network.tear_down(id).await?;
+        }
+        self.zygote().post(Request::RemoveSandbox { id: id.to_owned() });
+        if let Some(shm) = &sandbox.shm {
+            self.clean(Job::Mount(shm.clone()));
+        }
+        let mut state = lock(&self.state);
+        if let Some(sandbox) = state.sandboxes.get_mut(id) {
+            sandbox.state = SandboxState::NotReady;
+            sandbox.networked = false;
+            sandbox.net_fd = None;
+            self.layout.save_sandbox(sandbox).map_err(|e| io_error("record the sandbox", &e))?;
+        }
+        drop(state);
+        self.announce(RuntimeEvent::SandboxStopped { sandbox_id: id.to_owned() });
+        Ok(())
+    }
+
+    pub(super) async fn remove_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        self.stop_sandbox(id).await?;
+        let containers: Vec<String> = lock(&self.state)
+            .containers
+            .values()
+            .filter(|e| e.record.sandbox_id == id)
+            .map(|e| e.record.id.clone())
+            .collect();
+        for container in containers {
+            self.remove(&container).await?;
+        }
+        let mut state = lock(&self.state);
+        let Some(sandbox) = state.sandboxes.remove(id) else { return Ok(()) };
+        let shared = state.sandboxes.values().any(|s| s.config.cgroup_parent == sandbox.config.cgroup_parent);
+        drop(state);
+        if sandbox.config.dns.is_some() {
+            self.clean(Job::Tree(self.config.run_dir.join("resolv").join(id)));
+        }
+        match std::fs::remove_file(self.layout.sandbox_file(id)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io_error("remove the sandbox's record", &error));
+            }
+            _ => {}
+        }
+        if !shared {
+            self.clean(Job::Cgroup(sandbox.config.cgroup_parent));
+        }
+        Ok(())
+    }
+
+    /// Undoes a sandbox that did not come up.
+    async fn take_down(&self, sandbox: &Sandbox) {
+        if sandbox.networked
+            && let Some(network) = &self.network
+            && let Err(error) = network.tear_down(&sandbox.id).await
+        {
+            tracing::warn!(sandbox = %sandbox.id, %error, "cannot give the network back");
+        }
+        self.zygote().post(Request::RemoveSandbox { id: sandbox.id.clone() });
+        if let Some(shm) = &sandbox.shm {
+            self.clean(Job::Mount(shm.clone()));
+        }
+        self.clean(Job::Cgroup(sandbox.config.cgroup_parent.clone()));
+    }
+}
+
+/// 64 MiB that the pod's containers share as `/dev/shm`.
+fn mount_shm(path: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in [("mode", "1777"), ("size", "65536k"), ("source", "shm")] {
+        rustix::mount::fsconfig_set_string(&context, key, value)?;
+    }
+    rustix::mount::fsconfig_create(&context)?;
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    rustix::mount::move_mount(&mount, "", rustix::fs::CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(())
+}

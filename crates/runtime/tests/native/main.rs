@@ -1,0 +1,5 @@
+//! The native runtime on this machine's kernel: real namespaces, cgroups and processes. Needs root.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod harness;
+mod lifecycle;
