@@ -56,6 +56,8 @@ pub struct Message {
     pub atomic: bool,
     /// Indices into the table's fields of everything seen in JSON (inlined structs flattened), sorted by name.
     json_fields: Box<[u16]>,
+    /// Those of them that are there wherever the object is.
+    implied_fields: Box<[u16]>,
 }
 
 /// A field of a struct.
@@ -228,6 +230,14 @@ impl Table {
             .map(|index| &self.fields[usize::from(*index)])
     }
 
+    /// The fields of the JSON object for which [`Field::is_implied`] holds.
+    pub fn implied_fields(&self, id: MessageId) -> impl ExactSizeIterator<Item = &Field> {
+        self.message(id)
+            .implied_fields
+            .iter()
+            .map(|index| &self.fields[usize::from(*index)])
+    }
+
     /// A field of the JSON object.
     pub fn json_field(&self, id: MessageId, name: &str) -> Option<&Field> {
         let fields = &self.message(id).json_fields;
@@ -239,6 +249,17 @@ impl Table {
 }
 
 impl Field {
+    /// Whether Go's JSON has the field wherever it has the object, if only empty or null: structs held by value, and
+    /// lists and maps without `omitempty`.
+    pub fn is_implied(&self) -> bool {
+        match self.shape {
+            Shape::Single => {
+                self.is_struct() && !self.omit_zero && matches!(self.type_, Type::Message(_))
+            }
+            Shape::List | Shape::Map => !self.omit_empty && !self.omit_zero,
+        }
+    }
+
     /// Whether the field's Go value is a struct, which `omitempty` never omits.
     pub fn is_struct(&self) -> bool {
         self.shape == Shape::Single

@@ -28,6 +28,8 @@ pub(super) fn parse(text: &'static str) -> Table {
         flatten(&table, MessageId(index as u16), &mut flat);
         flat.sort_unstable_by_key(|index: &u16| table.fields[usize::from(*index)].name);
         flat.dedup_by_key(|index| table.fields[usize::from(*index)].name);
+        let is_implied = |index: &&u16| table.fields[usize::from(**index)].is_implied();
+        table.messages[index].implied_fields = flat.iter().filter(is_implied).copied().collect();
         table.messages[index].json_fields = flat.into();
     }
     table.fields.shrink_to_fit();
@@ -62,6 +64,7 @@ fn read_names(text: &'static str, table: &mut Table) {
                 has_type_meta: flags.contains('T'),
                 atomic: flags.contains('A'),
                 json_fields: Box::default(),
+                implied_fields: Box::default(),
             });
         }
     }
