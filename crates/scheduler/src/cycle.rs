@@ -441,3 +441,11 @@ pub fn start(plan: &Plan) -> Vec<(PendingPod, Binding)> {
         .map(|(pod, node)| (pod.clone(), binding(pod, node)))
         .collect()
 }
+
+/// Might one more pod of the class go to this node now, as far as the node by itself tells? Cheap; for waking those who wait.
+pub fn may_fit(snapshot: &Snapshot, class: &PodClass, node: &str) -> bool {
+    snapshot.node(node).is_some_and(|node| {
+        static_rejection(class, node).is_none()
+            && (class.is_entangled() || room_rejection(class, node).is_none())
+    })
+}

@@ -28,8 +28,8 @@ mod topology;
 
 pub use class::PodClass;
 pub use cycle::{
-    Demand, PendingPod, Tier, collect_availability, collect_demand, match_pods, plan, reserve,
-    start,
+    Demand, PendingPod, Tier, collect_availability, collect_demand, match_pods, may_fit, plan,
+    reserve, start,
 };
 pub use diagnosis::{Diagnosis, Verdict};
 pub use filter::Rejection;
