@@ -1,0 +1,326 @@
+//! `ListOptions`, `DeleteOptions` and the options of writes, from queries and bodies.
+
+use api::error::{ErrorList, FieldError, FieldErrorReason};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions as DeleteOptionsBody;
+
+use crate::request::Query;
+use crate::status::{ApiError, ApiResult};
+
+/// How unknown and duplicate fields are treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+/// Options of create, update and patch.
+#[derive(Clone, Debug)]
+pub struct WriteOptions {
+    pub dry_run: bool,
+    /// Empty: derived from the user agent.
+    pub field_manager: String,
+    pub field_validation: FieldValidation,
+    pub force: bool,
+}
+
+impl WriteOptions {
+    pub fn parse(query: &Query, kind: &'static str) -> ApiResult<Self> {
+        let mut errors = ErrorList::new();
+        let dry_run = dry_run(query.values("dryRun"), &mut errors);
+        let field_validation = match query.value("fieldValidation") {
+            None | Some("Warn") => FieldValidation::Warn,
+            Some("Ignore") => FieldValidation::Ignore,
+            Some("Strict") => FieldValidation::Strict,
+            Some(other) => {
+                errors.push(not_supported(
+                    "fieldValidation",
+                    other,
+                    r#""Ignore", "Strict", "Warn""#,
+                ));
+                FieldValidation::Warn
+            }
+        };
+        let field_manager = query.value("fieldManager").unwrap_or_default().to_owned();
+        if field_manager.len() > 128 {
+            errors.push(problem(
+                FieldErrorReason::TooLong,
+                "fieldManager",
+                "",
+                "may not be more than 128 bytes",
+            ));
+        }
+        if let Some(character) = field_manager
+            .chars()
+            .find(|character| character.is_control())
+        {
+            let detail = format!("invalid character U+{:04X}", u32::from(character));
+            errors.push(problem(
+                FieldErrorReason::Invalid,
+                "fieldManager",
+                &format!("{field_manager:?}"),
+                &detail,
+            ));
+        }
+        if errors.is_empty() {
+            Ok(Self {
+                dry_run,
+                field_manager,
+                field_validation,
+                force: query.is_true("force"),
+            })
+        } else {
+            Err(ApiError::invalid("meta.k8s.io", kind, "", &errors))
+        }
+    }
+}
+
+fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut ErrorList) -> bool {
+    let mut wanted = false;
+    for value in values.filter(|value| !value.is_empty()) {
+        if value == "All" {
+            wanted = true;
+        } else {
+            errors.push(not_supported("dryRun", value, r#""All""#));
+        }
+    }
+    wanted
+}
+
+fn not_supported(field: &str, value: &str, supported: &str) -> FieldError {
+    problem(
+        FieldErrorReason::NotSupported,
+        field,
+        &format!("{value:?}"),
+        &format!("supported values: {supported}"),
+    )
+}
+
+fn problem(reason: FieldErrorReason, field: &str, bad_value: &str, detail: &str) -> FieldError {
+    FieldError {
+        reason,
+        field: field.into(),
+        bad_value: bad_value.into(),
+        detail: detail.into(),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    Orphan,
+    Background,
+    Foreground,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct DeleteOptions {
+    pub dry_run: bool,
+    pub grace_period_seconds: Option<i64>,
+    /// `None`: the kind's default, background.
+    pub propagation: Option<Propagation>,
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+}
+
+impl DeleteOptions {
+    /// The body wins over the query, as upstream has it; `body` is JSON or empty.
+    pub fn parse(query: &Query, body: &[u8]) -> ApiResult<Self> {
+        let mut errors = ErrorList::new();
+        let options: DeleteOptionsBody = if body.is_empty() {
+            DeleteOptionsBody {
+                dry_run: Some(query.values("dryRun").map(str::to_owned).collect()),
+                grace_period_seconds: query.integer("gracePeriodSeconds")?,
+                orphan_dependents: query.boolean("orphanDependents"),
+                propagation_policy: query.value("propagationPolicy").map(str::to_owned),
+                ..DeleteOptionsBody::default()
+            }
+        } else {
+            serde_json::from_slice(body).map_err(|error| {
+                ApiError::bad_request(format!("the body is no DeleteOptions: {error}"))
+            })?
+        };
+        let dry_run = dry_run(
+            options.dry_run.iter().flatten().map(String::as_str),
+            &mut errors,
+        );
+        let propagation = match options.propagation_policy.as_deref() {
+            None | Some("") => options.orphan_dependents.map(|orphan| {
+                if orphan {
+                    Propagation::Orphan
+                } else {
+                    Propagation::Background
+                }
+            }),
+            Some("Orphan") => Some(Propagation::Orphan),
+            Some("Background") => Some(Propagation::Background),
+            Some("Foreground") => Some(Propagation::Foreground),
+            Some(other) => {
+                errors.push(not_supported(
+                    "propagationPolicy",
+                    other,
+                    r#""Background", "Foreground", "Orphan""#,
+                ));
+                None
+            }
+        };
+        if options
+            .propagation_policy
+            .as_deref()
+            .is_some_and(|policy| !policy.is_empty())
+            && options.orphan_dependents.is_some()
+        {
+            errors.push(problem(
+                FieldErrorReason::Invalid,
+                "propagationPolicy",
+                &format!(
+                    "{:?}",
+                    options.propagation_policy.as_deref().unwrap_or_default()
+                ),
+                "orphanDependents and deletionPropagation cannot be both set",
+            ));
+        }
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(
+                "meta.k8s.io",
+                "DeleteOptions",
+                "",
+                &errors,
+            ));
+        }
+        let preconditions = options.preconditions.unwrap_or_default();
+        Ok(Self {
+            dry_run,
+            grace_period_seconds: options.grace_period_seconds,
+            propagation,
+            uid: preconditions.uid.filter(|uid| !uid.is_empty()),
+            resource_version: preconditions
+                .resource_version
+                .filter(|version| !version.is_empty()),
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VersionMatch {
+    Exact,
+    NotOlderThan,
+}
+
+/// Options of list and watch.
+#[derive(Clone, Debug)]
+pub struct ListOptions {
+    /// 0: no limit.
+    pub limit: usize,
+    pub continue_token: Option<String>,
+    /// `None`: the newest; 0: any.
+    pub resource_version: Option<u64>,
+    pub version_match: Option<VersionMatch>,
+    pub allow_bookmarks: bool,
+    pub send_initial_events: Option<bool>,
+    pub timeout_seconds: Option<u64>,
+}
+
+impl ListOptions {
+    pub fn parse(query: &Query, watch: bool) -> ApiResult<Self> {
+        let mut errors = ErrorList::new();
+        let forbid = |field: &str, detail: &str, errors: &mut ErrorList| {
+            errors.push(problem(FieldErrorReason::Forbidden, field, "", detail));
+        };
+        let resource_version = query
+            .value("resourceVersion")
+            .map(parse_resource_version)
+            .transpose()?;
+        let version_match = match query.value("resourceVersionMatch") {
+            None => None,
+            Some("Exact") => Some(VersionMatch::Exact),
+            Some("NotOlderThan") => Some(VersionMatch::NotOlderThan),
+            Some(other) => {
+                errors.push(not_supported(
+                    "resourceVersionMatch",
+                    other,
+                    r#""Exact", "NotOlderThan", """#,
+                ));
+                None
+            }
+        };
+        let send_initial_events = query.boolean("sendInitialEvents");
+        let continue_token = query.value("continue").map(str::to_owned);
+        if watch {
+            match (send_initial_events, version_match) {
+                (None, Some(_)) => forbid(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                    &mut errors,
+                ),
+                (Some(_), None) => forbid(
+                    "resourceVersionMatch",
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                    &mut errors,
+                ),
+                (Some(_), Some(VersionMatch::Exact)) => {
+                    errors.push(not_supported(
+                        "resourceVersionMatch",
+                        "Exact",
+                        r#""NotOlderThan""#,
+                    ));
+                }
+                _ => {}
+            }
+        } else {
+            if send_initial_events.is_some() {
+                forbid(
+                    "sendInitialEvents",
+                    "sendInitialEvents is forbidden for list",
+                    &mut errors,
+                );
+            }
+            if version_match.is_some() {
+                if resource_version.is_none() {
+                    forbid(
+                        "resourceVersionMatch",
+                        "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                        &mut errors,
+                    );
+                }
+                if continue_token.is_some() {
+                    forbid(
+                        "resourceVersionMatch",
+                        "resourceVersionMatch is forbidden when continue is provided",
+                        &mut errors,
+                    );
+                }
+                if version_match == Some(VersionMatch::Exact) && resource_version == Some(0) {
+                    forbid(
+                        "resourceVersionMatch",
+                        "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                        &mut errors,
+                    );
+                }
+            }
+        }
+        if !errors.is_empty() {
+            return Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &errors));
+        }
+        let limit = query.integer("limit")?.unwrap_or(0);
+        Ok(Self {
+            limit: usize::try_from(limit).unwrap_or(0),
+            continue_token,
+            resource_version,
+            version_match,
+            allow_bookmarks: query.is_true("allowWatchBookmarks"),
+            send_initial_events,
+            timeout_seconds: query
+                .integer("timeoutSeconds")?
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .filter(|seconds| *seconds > 0),
+        })
+    }
+}
+
+pub fn parse_resource_version(text: &str) -> ApiResult<u64> {
+    text.parse().map_err(|_| {
+        ApiError::bad_request(format!(
+            "Invalid value: {text:?}: invalid resource version: it must be a whole number"
+        ))
+    })
+}
