@@ -5,10 +5,11 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 /// The quantity in thousandths, rounded up; `None` if it is not a quantity.
 pub fn millis(quantity: &Quantity) -> Option<i128> {
     let text = quantity.0.trim();
-    let (number, suffix) = match text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '+' || c == '-')) {
-        Some(index) => text.split_at(index),
-        None => (text, ""),
-    };
+    let (number, suffix) =
+        match text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '+' || c == '-')) {
+            Some(index) => text.split_at(index),
+            None => (text, ""),
+        };
     // A decimal as an integer and its count of fraction digits.
     let (negative, digits) = match number.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -20,7 +21,9 @@ pub fn millis(quantity: &Quantity) -> Option<i128> {
     }
     let mut value: i128 = 0;
     for digit in whole.chars().chain(fraction.chars()) {
-        value = value.checked_mul(10)?.checked_add(i128::from(digit.to_digit(10)?))?;
+        value = value
+            .checked_mul(10)?
+            .checked_add(i128::from(digit.to_digit(10)?))?;
     }
     let mut numerator: i128 = 1000;
     let mut denominator: i128 = 10i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;

@@ -26,13 +26,19 @@ const DATA_NEW: &str = "..data_tmp";
 /// Makes `directory` show exactly `files`. Answers whether anything changed.
 ///
 /// `finish` runs on the new version's directory before readers can see it (ownership).
-pub fn write(directory: &Path, files: &BTreeMap<String, File>, finish: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<bool> {
+pub fn write(
+    directory: &Path,
+    files: &BTreeMap<String, File>,
+    finish: &dyn Fn(&Path) -> io::Result<()>,
+) -> io::Result<bool> {
     let data = directory.join(DATA);
     let old = fs::read_link(&data).ok();
     let visible: BTreeSet<&str> = files.keys().map(|path| first_element(path)).collect();
     if let Some(old) = &old
         && same_content(&directory.join(old), files)
-        && visible.iter().all(|name| fs::symlink_metadata(directory.join(name)).is_ok())
+        && visible
+            .iter()
+            .all(|name| fs::symlink_metadata(directory.join(name)).is_ok())
     {
         return Ok(false);
     }
@@ -70,7 +76,10 @@ pub fn write(directory: &Path, files: &BTreeMap<String, File>, finish: &dyn Fn(&
 }
 
 fn first_element(path: &str) -> &str {
-    path.trim_start_matches("./").split('/').next().unwrap_or(path)
+    path.trim_start_matches("./")
+        .split('/')
+        .next()
+        .unwrap_or(path)
 }
 
 fn remove_any(path: &Path) -> io::Result<()> {
@@ -83,10 +92,19 @@ fn remove_any(path: &Path) -> io::Result<()> {
 }
 
 fn new_version(directory: &Path) -> io::Result<String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     loop {
-        let name = format!("..{}.{:09}", now.as_secs(), rand::random_range(0..1_000_000_000u32));
-        match fs::DirBuilder::new().mode(0o755).create(directory.join(&name)) {
+        let name = format!(
+            "..{}.{:09}",
+            now.as_secs(),
+            rand::random_range(0..1_000_000_000u32)
+        );
+        match fs::DirBuilder::new()
+            .mode(0o755)
+            .create(directory.join(&name))
+        {
             Ok(()) => {
                 // The umask must not take the bits that other users of the pod need.
                 fs::set_permissions(directory.join(&name), fs::Permissions::from_mode(0o755))?;
@@ -102,9 +120,17 @@ fn write_file(root: &Path, path: &str, file: &File) -> io::Result<()> {
     let full = root.join(path);
     let parent = full.parent().unwrap_or(root);
     if !parent.exists() {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(parent)?;
     }
-    let mut handle = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(file.mode).open(&full)?;
+    let mut handle = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(file.mode)
+        .open(&full)?;
     handle.write_all(&file.data)?;
     handle.set_permissions(fs::Permissions::from_mode(file.mode))?;
     if let Some(uid) = file.uid.and_then(|uid| u32::try_from(uid).ok()) {
@@ -118,7 +144,9 @@ fn same_content(version: &Path, files: &BTreeMap<String, File>) -> bool {
     let mut count = 0;
     let mut directories = vec![version.to_path_buf()];
     while let Some(directory) = directories.pop() {
-        let Ok(entries) = fs::read_dir(&directory) else { return false };
+        let Ok(entries) = fs::read_dir(&directory) else {
+            return false;
+        };
         for entry in entries.flatten() {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => directories.push(entry.path()),
@@ -127,7 +155,10 @@ fn same_content(version: &Path, files: &BTreeMap<String, File>) -> bool {
             }
         }
     }
-    count == files.len() && files.iter().all(|(path, file)| fs::read(version.join(path)).is_ok_and(|data| data == file.data))
+    count == files.len()
+        && files
+            .iter()
+            .all(|(path, file)| fs::read(version.join(path)).is_ok_and(|data| data == file.data))
 }
 
 #[cfg(test)]
@@ -136,11 +167,26 @@ mod tests {
     use super::*;
 
     fn files(entries: &[(&str, &str)]) -> BTreeMap<String, File> {
-        entries.iter().map(|(path, data)| ((*path).to_owned(), File { data: data.as_bytes().to_vec(), mode: 0o640, uid: None })).collect()
+        entries
+            .iter()
+            .map(|(path, data)| {
+                (
+                    (*path).to_owned(),
+                    File {
+                        data: data.as_bytes().to_vec(),
+                        mode: 0o640,
+                        uid: None,
+                    },
+                )
+            })
+            .collect()
     }
 
     fn shown(directory: &Path) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.retain(|name| !name.starts_with(".."));
         names.sort();
         names
@@ -154,9 +200,15 @@ mod tests {
         assert!(write(root, &files(&[("a", "1"), ("dir/b", "2")]), &none).unwrap());
         assert_eq!(fs::read_to_string(root.join("dir/b")).unwrap(), "2");
         assert_eq!(shown(root), ["a", "dir"]);
-        assert_eq!(fs::metadata(root.join("a")).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(
+            fs::metadata(root.join("a")).unwrap().permissions().mode() & 0o777,
+            0o640
+        );
         let version = fs::read_link(root.join(DATA)).unwrap();
-        assert!(!write(root, &files(&[("a", "1"), ("dir/b", "2")]), &none).unwrap(), "the same again is no change");
+        assert!(
+            !write(root, &files(&[("a", "1"), ("dir/b", "2")]), &none).unwrap(),
+            "the same again is no change"
+        );
         assert_eq!(fs::read_link(root.join(DATA)).unwrap(), version);
 
         assert!(write(root, &files(&[("a", "3"), ("c", "4")]), &none).unwrap());
@@ -172,10 +224,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         write(root, &files(&[("a", "1")]), &|_| Ok(())).unwrap();
-        write(root, &files(&[("a", "2")]), &|_| Err(io::Error::other("full"))).unwrap_err();
+        write(root, &files(&[("a", "2")]), &|_| {
+            Err(io::Error::other("full"))
+        })
+        .unwrap_err();
         assert_eq!(fs::read_to_string(root.join("a")).unwrap(), "1");
         write(root, &files(&[("a", "3")]), &|_| Ok(())).unwrap();
         assert_eq!(fs::read_to_string(root.join("a")).unwrap(), "3");
-        assert_eq!(fs::read_dir(root).unwrap().count(), 3, "one version, ..data and the link");
+        assert_eq!(
+            fs::read_dir(root).unwrap().count(),
+            3,
+            "one version, ..data and the link"
+        );
     }
 }

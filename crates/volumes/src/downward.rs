@@ -39,19 +39,27 @@ pub fn pod_field(pod: &Pod, field_path: &str, facts: &Facts) -> Result<String, F
         "metadata.labels" => format_map(metadata.labels.iter().flatten()),
         "metadata.annotations" => format_map(metadata.annotations.iter().flatten()),
         "spec.nodeName" => spec.map(|spec| text(&spec.node_name)).unwrap_or_default(),
-        "spec.serviceAccountName" => spec.map(|spec| text(&spec.service_account_name)).unwrap_or_default(),
+        "spec.serviceAccountName" => spec
+            .map(|spec| text(&spec.service_account_name))
+            .unwrap_or_default(),
         "status.hostIP" => facts.host_ips.first().cloned().unwrap_or_default(),
         "status.hostIPs" => facts.host_ips.join(","),
         "status.podIP" => facts.pod_ips.first().cloned().unwrap_or_default(),
         "status.podIPs" => facts.pod_ips.join(","),
         other => {
             let subscript = |prefix: &str| {
-                other.strip_prefix(prefix).and_then(|rest| rest.strip_prefix("['")).and_then(|rest| rest.strip_suffix("']"))
+                other
+                    .strip_prefix(prefix)
+                    .and_then(|rest| rest.strip_prefix("['"))
+                    .and_then(|rest| rest.strip_suffix("']"))
             };
             let map = if let Some(key) = subscript("metadata.labels") {
                 metadata.labels.as_ref().and_then(|labels| labels.get(key))
             } else if let Some(key) = subscript("metadata.annotations") {
-                metadata.annotations.as_ref().and_then(|annotations| annotations.get(key))
+                metadata
+                    .annotations
+                    .as_ref()
+                    .and_then(|annotations| annotations.get(key))
             } else {
                 return Err(FieldError::UnsupportedField(other.to_owned()));
             };
@@ -62,7 +70,10 @@ pub fn pod_field(pod: &Pod, field_path: &str, facts: &Facts) -> Result<String, F
 
 /// `key="value"` lines, sorted, with Go's quoting.
 fn format_map<'a>(entries: impl Iterator<Item = (&'a String, &'a String)>) -> String {
-    entries.map(|(key, value)| format!("{key}={}", quote(value))).collect::<Vec<_>>().join("\n")
+    entries
+        .map(|(key, value)| format!("{key}={}", quote(value)))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// A Go string literal.
@@ -80,7 +91,9 @@ pub fn quote(text: &str) -> String {
             '\u{8}' => quoted.push_str("\\b"),
             '\u{b}' => quoted.push_str("\\v"),
             '\u{c}' => quoted.push_str("\\f"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => quoted.push_str(&format!("\\x{:02x}", c as u32)),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
+                quoted.push_str(&format!("\\x{:02x}", c as u32))
+            }
             c => quoted.push(c),
         }
     }
@@ -91,12 +104,25 @@ pub fn quote(text: &str) -> String {
 /// The value of a `resourceFieldRef`: the quantity over the divisor, rounded up.
 ///
 /// Without `containerName` the selector means `container`. Where no limit is set, the node's allocatable counts.
-pub fn resource_field(pod: &Pod, container: Option<&Container>, selector: &ResourceFieldSelector, facts: &Facts) -> Result<String, FieldError> {
-    let container = match selector.container_name.as_deref().filter(|name| !name.is_empty()) {
+pub fn resource_field(
+    pod: &Pod,
+    container: Option<&Container>,
+    selector: &ResourceFieldSelector,
+    facts: &Facts,
+) -> Result<String, FieldError> {
+    let container = match selector
+        .container_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
+    {
         Some(name) => {
             let spec = pod.spec.as_ref();
             spec.into_iter()
-                .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
+                .flat_map(|spec| {
+                    spec.containers
+                        .iter()
+                        .chain(spec.init_containers.iter().flatten())
+                })
                 .find(|container| container.name == name)
                 .ok_or_else(|| FieldError::NoContainer(name.to_owned()))?
         }
@@ -112,7 +138,10 @@ pub fn resource_field(pod: &Pod, container: Option<&Container>, selector: &Resou
         "requests" => resources.and_then(|resources| resources.requests.as_ref()),
         _ => return Err(FieldError::UnsupportedResource(selector.resource.clone())),
     };
-    let mut value_millis = listed.and_then(|list| list.get(resource)).and_then(amount::millis).unwrap_or(0);
+    let mut value_millis = listed
+        .and_then(|list| list.get(resource))
+        .and_then(amount::millis)
+        .unwrap_or(0);
     if value_millis == 0 && section == "limits" {
         value_millis = match resource {
             "cpu" => i128::from(facts.allocatable_cpu_millis),
@@ -121,7 +150,9 @@ pub fn resource_field(pod: &Pod, container: Option<&Container>, selector: &Resou
             _ => 0,
         };
     }
-    if !matches!(resource, "cpu" | "memory" | "ephemeral-storage") && !resource.starts_with("hugepages-") {
+    if !matches!(resource, "cpu" | "memory" | "ephemeral-storage")
+        && !resource.starts_with("hugepages-")
+    {
         return Err(FieldError::UnsupportedResource(selector.resource.clone()));
     }
     let divisor_millis = match &selector.divisor {
@@ -152,7 +183,11 @@ mod tests {
 
     #[test]
     fn fields_of_a_pod() {
-        let facts = Facts { host_ips: vec!["10.0.0.1".into()], pod_ips: vec!["10.42.0.5".into(), "fd00::5".into()], ..Facts::default() };
+        let facts = Facts {
+            host_ips: vec!["10.0.0.1".into()],
+            pod_ips: vec!["10.42.0.5".into(), "fd00::5".into()],
+            ..Facts::default()
+        };
         for (path, expect) in [
             ("metadata.name", Ok("web")),
             ("metadata.labels", Ok("a=\"1\"\nb=\"x\\\"y\"")),
@@ -164,7 +199,11 @@ mod tests {
             ("status.hostIP", Ok("10.0.0.1")),
             ("spec.containers", Err(())),
         ] {
-            assert_eq!(pod_field(&pod(), path, &facts).map_err(|_| ()), expect.map(str::to_owned), "{path}");
+            assert_eq!(
+                pod_field(&pod(), path, &facts).map_err(|_| ()),
+                expect.map(str::to_owned),
+                "{path}"
+            );
         }
     }
 
@@ -172,19 +211,43 @@ mod tests {
     fn resources_are_divided_and_rounded_up() {
         let pod = pod();
         let containers = &pod.spec.as_ref().unwrap().containers;
-        let facts = Facts { allocatable_cpu_millis: 2000, allocatable_memory_bytes: 1 << 30, ..Facts::default() };
+        let facts = Facts {
+            allocatable_cpu_millis: 2000,
+            allocatable_memory_bytes: 1 << 30,
+            ..Facts::default()
+        };
         for (container, selector, expect) in [
             (0, json!({"resource": "limits.cpu"}), "2"),
-            (0, json!({"resource": "limits.cpu", "divisor": "1m"}), "1500"),
-            (0, json!({"resource": "requests.cpu", "divisor": "1m"}), "250"),
-            (0, json!({"resource": "limits.memory", "divisor": "1Mi"}), "64"),
+            (
+                0,
+                json!({"resource": "limits.cpu", "divisor": "1m"}),
+                "1500",
+            ),
+            (
+                0,
+                json!({"resource": "requests.cpu", "divisor": "1m"}),
+                "250",
+            ),
+            (
+                0,
+                json!({"resource": "limits.memory", "divisor": "1Mi"}),
+                "64",
+            ),
             (0, json!({"resource": "requests.memory"}), "0"),
             (1, json!({"resource": "limits.cpu"}), "2"),
             (1, json!({"resource": "limits.memory"}), "1073741824"),
-            (1, json!({"resource": "limits.cpu", "containerName": "c", "divisor": "0"}), "2"),
+            (
+                1,
+                json!({"resource": "limits.cpu", "containerName": "c", "divisor": "0"}),
+                "2",
+            ),
         ] {
             let selector: ResourceFieldSelector = serde_json::from_value(selector).unwrap();
-            assert_eq!(resource_field(&pod, Some(&containers[container]), &selector, &facts).unwrap(), expect, "{selector:?}");
+            assert_eq!(
+                resource_field(&pod, Some(&containers[container]), &selector, &facts).unwrap(),
+                expect,
+                "{selector:?}"
+            );
         }
     }
 }

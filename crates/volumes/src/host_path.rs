@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum HostPathError {
     #[error("hostPath type check failed: {} is not {expected}", path.display())]
-    WrongType { path: PathBuf, expected: &'static str },
+    WrongType {
+        path: PathBuf,
+        expected: &'static str,
+    },
     #[error("{0} is an invalid volume type")]
     InvalidType(String),
     #[error("cannot create {}", path.display())]
@@ -19,12 +22,23 @@ pub enum HostPathError {
 
 /// Checks, and for the `…OrCreate` types makes, the path.
 pub fn check(path: &Path, kind: &str) -> Result<(), HostPathError> {
-    if path.components().any(|part| part == std::path::Component::ParentDir) {
+    if path
+        .components()
+        .any(|part| part == std::path::Component::ParentDir)
+    {
         return Err(HostPathError::Backsteps(path.to_owned()));
     }
     let found = fs::metadata(path).ok().map(|metadata| metadata.file_type());
-    let wrong = |expected| Err(HostPathError::WrongType { path: path.to_owned(), expected });
-    let create = |source| HostPathError::Create { path: path.to_owned(), source };
+    let wrong = |expected| {
+        Err(HostPathError::WrongType {
+            path: path.to_owned(),
+            expected,
+        })
+    };
+    let create = |source| HostPathError::Create {
+        path: path.to_owned(),
+        source,
+    };
     match (kind, found) {
         ("", _) => Ok(()),
         ("DirectoryOrCreate", None) => fs::create_dir_all(path)
@@ -77,7 +91,11 @@ mod tests {
             ("file", "Nonsense", false),
             ("../x", "", false),
         ] {
-            assert_eq!(check(&root.join(path), kind).is_ok(), expect, "{path} {kind}");
+            assert_eq!(
+                check(&root.join(path), kind).is_ok(),
+                expect,
+                "{path} {kind}"
+            );
         }
         assert!(check(Path::new("/dev/null"), "CharDevice").is_ok());
     }

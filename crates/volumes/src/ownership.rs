@@ -8,7 +8,9 @@ use std::path::Path;
 /// Gives everything below `path` (and itself) to the group, adds the group's bits, and sets the
 /// set-group-id bit on directories. `readonly`: the pod may only read.
 pub fn give_to_group(path: &Path, group: i64, readonly: bool) -> io::Result<()> {
-    let Ok(group) = u32::try_from(group) else { return Ok(()) };
+    let Ok(group) = u32::try_from(group) else {
+        return Ok(());
+    };
     let metadata = fs::symlink_metadata(path)?;
     lchown(path, None, Some(group))?;
     if metadata.is_symlink() {
@@ -26,7 +28,9 @@ pub fn give_to_group(path: &Path, group: i64, readonly: bool) -> io::Result<()> 
 
 /// Does `path` itself already belong to the group with all its bits? (`fsGroupChangePolicy: OnRootMismatch`)
 pub fn root_matches(path: &Path, group: i64) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| i64::from(metadata.gid()) == group && metadata.mode() & 0o2770 == 0o2770)
+    fs::metadata(path).is_ok_and(|metadata| {
+        i64::from(metadata.gid()) == group && metadata.mode() & 0o2770 == 0o2770
+    })
 }
 
 #[cfg(test)]

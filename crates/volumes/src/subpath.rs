@@ -20,7 +20,11 @@ pub enum SubPathError {
     #[error("subPath \"{sub_path}\" leads out of the volume {}", volume.display())]
     Escapes { sub_path: String, volume: PathBuf },
     #[error("cannot {what} {}: {source}", path.display())]
-    Io { what: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
 }
 
 /// Opens `sub_path` in `volume` (making missing directories), binds it to `target` and answers `target`.
@@ -28,16 +32,30 @@ pub enum SubPathError {
 /// An older binding on `target` is replaced. Blocking.
 pub fn bind(volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf, SubPathError> {
     let path = Path::new(sub_path);
-    if !path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+    if !path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    {
         return Err(SubPathError::Invalid(sub_path.to_owned()));
     }
-    let failed = |what: &'static str, path: &Path, source: Errno| SubPathError::Io { what, path: path.to_owned(), source: source.into() };
+    let failed = |what: &'static str, path: &Path, source: Errno| SubPathError::Io {
+        what,
+        path: path.to_owned(),
+        source: source.into(),
+    };
     let escape = |error: Errno| match error {
-        Errno::XDEV | Errno::LOOP => SubPathError::Escapes { sub_path: sub_path.to_owned(), volume: volume.to_owned() },
+        Errno::XDEV | Errno::LOOP => SubPathError::Escapes {
+            sub_path: sub_path.to_owned(),
+            volume: volume.to_owned(),
+        },
         error => failed("open", &volume.join(sub_path), error),
     };
-    let root = rustix::fs::open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| failed("open", volume, error))?;
+    let root = rustix::fs::open(
+        volume,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|error| failed("open", volume, error))?;
     let opened = match open_beneath(&root, path) {
         Ok(opened) => opened,
         Err(Errno::NOENT) => {
@@ -46,7 +64,9 @@ pub fn bind(volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf, Sub
         }
         Err(error) => return Err(escape(error)),
     };
-    let is_directory = fstat(&opened).map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory).map_err(escape)?;
+    let is_directory = fstat(&opened)
+        .map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+        .map_err(escape)?;
 
     let io_failed = |what: &'static str, path: &Path| {
         let path = path.to_owned();
@@ -60,22 +80,46 @@ pub fn bind(volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf, Sub
         fs::create_dir_all(target).map_err(io_failed("create", target))?;
     } else {
         let _ = fs::remove_dir(target);
-        fs::OpenOptions::new().create(true).append(true).open(target).map_err(io_failed("create", target))?;
+        fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(target)
+            .map_err(io_failed("create", target))?;
     }
     let tree = open_tree(
         opened.as_fd(),
         "",
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE,
+        OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH
+            | OpenTreeFlags::AT_RECURSIVE,
     )
     .map_err(|error| failed("bind", target, error))?;
-    move_mount(tree.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(|error| failed("bind", target, error))?;
+    move_mount(
+        tree.as_fd(),
+        "",
+        CWD,
+        target,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .map_err(|error| failed("bind", target, error))?;
     Ok(target.to_owned())
 }
 
 fn open_beneath(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
     loop {
-        match openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
+        match openat2(
+            root,
+            path,
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+        ) {
             // The kernel could not exclude a race; it says to try again.
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return other,
@@ -100,7 +144,13 @@ fn make_directories(root: &OwnedFd, path: &Path) -> Result<(), Errno> {
                 let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
                 rustix::fs::chmodat(&parent, part.as_os_str(), mode, AtFlags::empty())?;
                 let group = rustix::fs::Gid::from_raw(stat.st_gid);
-                rustix::fs::chownat(&parent, part.as_os_str(), None, Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
+                rustix::fs::chownat(
+                    &parent,
+                    part.as_os_str(),
+                    None,
+                    Some(group),
+                    AtFlags::SYMLINK_NOFOLLOW,
+                )?;
             }
             Err(Errno::EXIST) => {}
             Err(error) => return Err(error),

@@ -1,0 +1,414 @@
+//! QoS class, cgroups and limits of a pod and its containers. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use runtime::service::LinuxResources;
+use volumes::amount;
+
+use super::spec::{ContainerSpec, PodSpecView};
+
+/// The kernel's smallest share, upstream's for a container without a CPU request.
+const SHARES_MIN: i64 = 2;
+const SHARES_MAX: i64 = 262_144;
+const QUOTA_PERIOD_MICROS: i64 = 100_000;
+const QUOTA_MIN_MICROS: i64 = 1_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QosClass {
+    Guaranteed,
+    Burstable,
+    BestEffort,
+}
+
+impl QosClass {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            QosClass::Guaranteed => "Guaranteed",
+            QosClass::Burstable => "Burstable",
+            QosClass::BestEffort => "BestEffort",
+        }
+    }
+}
+
+fn positive(list: Option<&BTreeMap<String, Quantity>>, resource: &str) -> Option<i128> {
+    list?
+        .get(resource)
+        .and_then(amount::millis)
+        .filter(|millis| *millis > 0)
+}
+
+/// The class that the pod's CPU and memory requests and limits put it in.
+pub fn qos_class(pod: &Pod) -> QosClass {
+    if let Some("Guaranteed") = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.qos_class.as_deref())
+    {
+        return QosClass::Guaranteed;
+    }
+    let Some(spec) = &pod.spec else {
+        return QosClass::BestEffort;
+    };
+    let of_containers = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .map(|container| container.resources.as_ref());
+    let of_pod = spec
+        .resources
+        .as_ref()
+        .filter(|resources| resources.limits.is_some() || resources.requests.is_some());
+    let all: Vec<Option<&ResourceRequirements>> = match of_pod {
+        Some(resources) => vec![Some(resources)],
+        None => of_containers.collect(),
+    };
+    let (mut any, mut guaranteed) = (false, true);
+    for resources in all {
+        let (limits, requests) = (
+            resources.and_then(|r| r.limits.as_ref()),
+            resources.and_then(|r| r.requests.as_ref()),
+        );
+        for resource in ["cpu", "memory"] {
+            let (limit, request) = (positive(limits, resource), positive(requests, resource));
+            any |= limit.is_some() || request.is_some();
+            guaranteed &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => QosClass::BestEffort,
+        (true, true) => QosClass::Guaranteed,
+        (true, false) => QosClass::Burstable,
+    }
+}
+
+/// The pod's cgroup below the runtime's root.
+pub fn cgroup_parent(pod: &Pod) -> String {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    match qos_class(pod) {
+        QosClass::Guaranteed => format!("pod{uid}"),
+        QosClass::Burstable => format!("burstable/pod{uid}"),
+        QosClass::BestEffort => format!("besteffort/pod{uid}"),
+    }
+}
+
+pub fn cpu_shares(millis: i64) -> u64 {
+    (millis * 1024 / 1000).clamp(SHARES_MIN, SHARES_MAX) as u64
+}
+
+fn cpu_quota_micros(millis: i64) -> Option<i64> {
+    (millis > 0).then(|| (millis * QUOTA_PERIOD_MICROS / 1000).max(QUOTA_MIN_MICROS))
+}
+
+fn milli_cpu(list: Option<&BTreeMap<String, Quantity>>) -> i64 {
+    positive(list, "cpu")
+        .and_then(|millis| i64::try_from(millis).ok())
+        .unwrap_or(0)
+}
+
+fn bytes(list: Option<&BTreeMap<String, Quantity>>, resource: &str) -> i64 {
+    list.and_then(|list| list.get(resource))
+        .map_or(0, amount::units)
+}
+
+/// Limits of one container's cgroup.
+pub fn of_container(
+    view: &PodSpecView,
+    spec: &ContainerSpec,
+    node_memory_bytes: i64,
+    pod_pids_limit: Option<i64>,
+) -> LinuxResources {
+    let resources = spec.container.resources.as_ref();
+    let (limits, requests) = (
+        resources.and_then(|r| r.limits.as_ref()),
+        resources.and_then(|r| r.requests.as_ref()),
+    );
+    let limit_millis = milli_cpu(limits);
+    // A limit without a request is a request, also where nothing defaulted it.
+    let request_millis = if requests.is_some_and(|requests| requests.contains_key("cpu")) {
+        milli_cpu(requests)
+    } else {
+        limit_millis
+    };
+    let memory_limit = bytes(limits, "memory");
+    LinuxResources {
+        cpu_shares: Some(cpu_shares(request_millis)),
+        cpu_quota_micros: cpu_quota_micros(limit_millis),
+        cpu_period_micros: cpu_quota_micros(limit_millis).map(|_| QUOTA_PERIOD_MICROS as u64),
+        memory_limit_bytes: (memory_limit > 0).then_some(memory_limit),
+        pids_limit: pod_pids_limit,
+        oom_score_adj: Some(oom_score_adj(view, &spec.container, node_memory_bytes)),
+        hugepage_limits_bytes: hugepages(limits),
+        ..LinuxResources::default()
+    }
+}
+
+fn hugepages(limits: Option<&BTreeMap<String, Quantity>>) -> BTreeMap<String, u64> {
+    let pages = limits
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, quantity)| Some((name.strip_prefix("hugepages-")?, quantity)));
+    pages
+        .map(|(size, quantity)| {
+            (
+                size.replace('i', "B"),
+                u64::try_from(amount::units(quantity)).unwrap_or(0),
+            )
+        })
+        .collect()
+}
+
+/// Limits of the pod's cgroup: what its containers sum up to, where every one of them is limited.
+pub fn of_pod(pod: &Pod, pod_pids_limit: Option<i64>) -> LinuxResources {
+    let Some(spec) = &pod.spec else {
+        return LinuxResources::default();
+    };
+    let requests = total(pod, |resources| resources.requests.as_ref());
+    let limits = total(pod, |resources| resources.limits.as_ref());
+    let limited = |resource: &str| {
+        spec.resources
+            .as_ref()
+            .is_some_and(|r| positive(r.limits.as_ref(), resource).is_some())
+            || spec
+                .init_containers
+                .iter()
+                .flatten()
+                .chain(&spec.containers)
+                .all(|container| {
+                    positive(
+                        container
+                            .resources
+                            .as_ref()
+                            .and_then(|resources| resources.limits.as_ref()),
+                        resource,
+                    )
+                    .is_some()
+                })
+    };
+    let qos = qos_class(pod);
+    let limit_millis = if limited("cpu") { limits.cpu_millis } else { 0 };
+    let quota = cpu_quota_micros(limit_millis);
+    LinuxResources {
+        cpu_shares: Some(if qos == QosClass::BestEffort {
+            SHARES_MIN as u64
+        } else {
+            cpu_shares(requests.cpu_millis.max(if requests.cpu_millis == 0 {
+                limits.cpu_millis
+            } else {
+                0
+            }))
+        }),
+        cpu_quota_micros: quota,
+        cpu_period_micros: quota.map(|_| QUOTA_PERIOD_MICROS as u64),
+        memory_limit_bytes: limited("memory")
+            .then_some(limits.memory_bytes)
+            .filter(|bytes| *bytes > 0),
+        pids_limit: pod_pids_limit,
+        ..LinuxResources::default()
+    }
+}
+
+/// What a pod takes of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub cpu_millis: i64,
+    pub memory_bytes: i64,
+    /// Other resources in whole units, by name.
+    pub others: BTreeMap<String, i64>,
+}
+
+impl Totals {
+    fn of(list: Option<&BTreeMap<String, Quantity>>) -> Totals {
+        let mut totals = Totals::default();
+        for (name, quantity) in list.into_iter().flatten() {
+            match name.as_str() {
+                "cpu" => {
+                    totals.cpu_millis = amount::millis(quantity)
+                        .and_then(|millis| i64::try_from(millis).ok())
+                        .unwrap_or(0)
+                }
+                "memory" => totals.memory_bytes = amount::units(quantity),
+                _ => {
+                    totals.others.insert(name.clone(), amount::units(quantity));
+                }
+            }
+        }
+        totals
+    }
+
+    pub fn add(&mut self, other: &Totals) {
+        self.cpu_millis += other.cpu_millis;
+        self.memory_bytes += other.memory_bytes;
+        for (name, value) in &other.others {
+            *self.others.entry(name.clone()).or_default() += value;
+        }
+    }
+
+    fn max(&mut self, other: &Totals) {
+        self.cpu_millis = self.cpu_millis.max(other.cpu_millis);
+        self.memory_bytes = self.memory_bytes.max(other.memory_bytes);
+        for (name, value) in &other.others {
+            let entry = self.others.entry(name.clone()).or_default();
+            *entry = (*entry).max(*value);
+        }
+    }
+}
+
+/// Requests or limits of the whole pod: containers and sidecars together, or an init container with the
+/// sidecars before it if that is more; then overhead. Pod-level values take precedence.
+pub fn total(
+    pod: &Pod,
+    list: fn(&ResourceRequirements) -> Option<&BTreeMap<String, Quantity>>,
+) -> Totals {
+    let Some(spec) = &pod.spec else {
+        return Totals::default();
+    };
+    let of = |container: &Container| Totals::of(container.resources.as_ref().and_then(list));
+    let mut sum = Totals::default();
+    for container in &spec.containers {
+        sum.add(&of(container));
+    }
+    let (mut sidecars, mut init_max) = (Totals::default(), Totals::default());
+    for container in spec.init_containers.iter().flatten() {
+        let mut own = of(container);
+        if container.restart_policy.as_deref() == Some("Always") {
+            sum.add(&own);
+            sidecars.add(&own);
+            init_max.max(&sidecars);
+        } else {
+            own.add(&sidecars);
+            init_max.max(&own);
+        }
+    }
+    sum.max(&init_max);
+    if let Some(of_pod) = spec.resources.as_ref().and_then(list) {
+        let own = Totals::of(Some(of_pod));
+        if of_pod.contains_key("cpu") {
+            sum.cpu_millis = own.cpu_millis;
+        }
+        if of_pod.contains_key("memory") {
+            sum.memory_bytes = own.memory_bytes;
+        }
+    }
+    sum.add(&Totals::of(spec.overhead.as_ref()));
+    sum
+}
+
+/// How willingly the kernel kills the container when memory runs out: less the more it requested.
+pub fn oom_score_adj(view: &PodSpecView, container: &Container, node_memory_bytes: i64) -> i64 {
+    let critical = view
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.priority)
+        .is_some_and(|priority| priority >= 2_000_000_000);
+    match qos_class(&view.pod) {
+        _ if critical => -997,
+        QosClass::Guaranteed => -997,
+        QosClass::BestEffort => 1000,
+        QosClass::Burstable => {
+            let requested = container
+                .resources
+                .as_ref()
+                .map_or(0, |resources| bytes(resources.requests.as_ref(), "memory"));
+            let adjust = 1000 - 1000 * i128::from(requested) / i128::from(node_memory_bytes.max(1));
+            i64::try_from(adjust.clamp(3, 999)).unwrap_or(999)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use serde_json::{Value, json};
+    use std::sync::Arc;
+
+    fn view(containers: Value, init: Value) -> PodSpecView {
+        let pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": containers, "initContainers": init}})).unwrap();
+        PodSpecView::new(Arc::new(pod))
+    }
+
+    fn container(resources: Value) -> Value {
+        json!({"name": "c", "resources": resources})
+    }
+
+    #[test]
+    fn qos_and_cgroup() {
+        for (resources, class, cgroup) in [
+            (json!({}), QosClass::BestEffort, "besteffort/podu"),
+            (
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}}),
+                QosClass::Guaranteed,
+                "podu",
+            ),
+            (
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}}),
+                QosClass::Guaranteed,
+                "podu",
+            ),
+            (
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}),
+                QosClass::Burstable,
+                "burstable/podu",
+            ),
+            (
+                json!({"limits": {"cpu": "1"}}),
+                QosClass::Burstable,
+                "burstable/podu",
+            ),
+            (
+                json!({"requests": {"ephemeral-storage": "1Gi"}}),
+                QosClass::BestEffort,
+                "besteffort/podu",
+            ),
+        ] {
+            let view = view(json!([container(resources.clone())]), json!([]));
+            assert_eq!(qos_class(&view.pod), class, "{resources}");
+            assert_eq!(cgroup_parent(&view.pod), cgroup);
+        }
+    }
+
+    #[test]
+    fn container_limits() {
+        let view = view(
+            json!([container(
+                json!({"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "250m", "memory": "32Mi"}})
+            )]),
+            json!([]),
+        );
+        let limits = of_container(&view, &view.containers[0], 1 << 30, Some(100));
+        assert_eq!(limits.cpu_shares, Some(256));
+        assert_eq!(limits.cpu_quota_micros, Some(50_000));
+        assert_eq!(limits.memory_limit_bytes, Some(64 << 20));
+        assert_eq!(limits.oom_score_adj, Some(1000 - 31));
+        assert_eq!(limits.pids_limit, Some(100));
+        let none = self::view(json!([{"name": "c"}]), json!([]));
+        let limits = of_container(&none, &none.containers[0], 1 << 30, None);
+        assert_eq!(
+            (
+                limits.cpu_shares,
+                limits.cpu_quota_micros,
+                limits.memory_limit_bytes,
+                limits.oom_score_adj
+            ),
+            (Some(2), None, None, Some(1000))
+        );
+    }
+
+    #[test]
+    fn pod_totals() {
+        let requests = |cpu: &str| json!({"requests": {"cpu": cpu, "memory": "10Mi"}});
+        let view = view(
+            json!([container(requests("1")), {"name": "d", "resources": requests("500m")}]),
+            json!([
+                {"name": "s", "restartPolicy": "Always", "resources": requests("200m")},
+                {"name": "i", "resources": requests("3")}]),
+        );
+        let totals = total(&view.pod, |resources| resources.requests.as_ref());
+        assert_eq!((totals.cpu_millis, totals.memory_bytes), (3200, 30 << 20));
+        assert_eq!(of_pod(&view.pod, None).memory_limit_bytes, None);
+    }
+}
