@@ -124,6 +124,13 @@ pub trait Strategy: Send + Sync {
     fn allows_create_on_update(&self) -> bool {
         false
     }
+    /// Is the storage shared with a kind of another form (Event in its two groups)?
+    ///
+    /// Then a stored object may be in the other form: `decode` and `from_value` take both, and
+    /// what they give encodes in this kind's own.
+    fn shares_storage(&self) -> bool {
+        false
+    }
     /// May an update come without a resource version (the last write wins)?
     fn allows_unconditional_update(&self) -> bool {
         true

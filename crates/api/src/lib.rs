@@ -7,6 +7,7 @@
 pub mod columns;
 pub mod decode;
 mod empty;
+pub mod endpoint_ip;
 pub mod error;
 pub mod ip;
 pub mod kind;
@@ -22,4 +23,5 @@ pub mod quantity;
 pub mod registry;
 pub mod schema;
 pub mod selector;
+pub mod service;
 pub mod typed;

@@ -35,9 +35,15 @@ pub trait ApiType:
     /// May an update come without a resource version (last write wins)?
     const UNCONDITIONAL_UPDATE: bool = true;
     const CREATE_ON_UPDATE: bool = false;
+    /// Objects of another form lie in the same storage: [`ApiType::decode_foreign`] takes them.
+    const SHARES_STORAGE: bool = false;
     const COLUMNS: &'static [Column] = columns::NAME_AND_CREATED;
     const SELECTABLE: &'static [&'static str] = &[];
 
+    /// Decodes the other form of a kind that shares its storage; `None` if `api_version` is not that form's.
+    fn decode_foreign(_api_version: &str, _json: &[u8]) -> Option<Result<Self, DecodeError>> {
+        None
+    }
     /// Checks what Go's decoder checks in types that k8s-openapi holds as text (quantities), and brings them to canonical form.
     fn finish_decode(&mut self) -> Result<(), DecodeError> {
         Ok(())
@@ -115,12 +121,23 @@ fn typed_mut<K: ApiType>(object: &mut dyn Object) -> &mut K {
 
 impl<K: ApiType> Strategy for Typed<K> {
     fn decode(&self, json: &[u8], strict: bool) -> Result<Decoded, DecodeError> {
+        if K::SHARES_STORAGE
+            && let Some(api_version) = decode::api_version(json)
+            && let Some(object) = K::decode_foreign(&api_version, json)
+        {
+            let mut object = object?;
+            object.finish_decode()?;
+            return Ok(Decoded { object: Box::new(object), problems: Vec::new() });
+        }
         let (mut object, problems) = decode::decode::<K>(json, strict)?;
         object.finish_decode()?;
         Ok(Decoded { object: Box::new(object), problems })
     }
 
     fn from_value(&self, value: Value) -> Result<Box<dyn Object>, DecodeError> {
+        if K::SHARES_STORAGE && value.get("apiVersion").is_some_and(|version| version != K::API_VERSION) {
+            return Ok(self.decode(value.to_string().as_bytes(), false)?.object);
+        }
         let mut object: K = decode::from_value(value)?;
         object.finish_decode()?;
         Ok(Box::new(object))
@@ -166,6 +183,8 @@ impl<K: ApiType> Strategy for Typed<K> {
         if old_meta.deletion_grace_period_seconds.is_some() && meta.deletion_grace_period_seconds.is_none() {
             meta.deletion_grace_period_seconds = old_meta.deletion_grace_period_seconds;
         }
+        // Clients leave defaults out; without them everything would look changed.
+        new.fill_defaults();
         new.prepare_update(old, part);
     }
 
@@ -189,6 +208,10 @@ impl<K: ApiType> Strategy for Typed<K> {
 
     fn allows_create_on_update(&self) -> bool {
         K::CREATE_ON_UPDATE
+    }
+
+    fn shares_storage(&self) -> bool {
+        K::SHARES_STORAGE
     }
 
     fn allows_unconditional_update(&self) -> bool {

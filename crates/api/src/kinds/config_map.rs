@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
 
+use super::pod::defaults::fill_metadata;
 use crate::columns;
 use crate::empty::drop_empty;
 use crate::error::{ErrorList, forbidden, invalid, too_long};
@@ -21,6 +22,7 @@ impl ApiType for ConfigMap {
         &[columns::NAME, columns::column("Data", "string", "Number of entries"), columns::AGE];
 
     fn fill_defaults(&mut self) {
+        fill_metadata(&mut self.metadata);
         drop_empty!(self.data, self.binary_data);
     }
 
@@ -60,6 +62,6 @@ impl ApiType for ConfigMap {
 
     fn cells(&self, now_seconds: i64) -> Vec<Value> {
         let count = self.data.as_ref().map_or(0, |data| data.len()) + self.binary_data.as_ref().map_or(0, |data| data.len());
-        vec![columns::name(&self.metadata), Value::from(count.to_string()), columns::age(&self.metadata, now_seconds)]
+        vec![columns::name(&self.metadata), Value::from(count), columns::age(&self.metadata, now_seconds)]
     }
 }

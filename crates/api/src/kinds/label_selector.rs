@@ -16,6 +16,20 @@ pub(crate) fn validate(selector: Option<&LabelSelector>, path: &Path<'_>, errors
     }
 }
 
+/// As part of a question about access: operators unknown here are left to the authorizer.
+pub(crate) fn validate_reviewed(requirement: &LabelSelectorRequirement, path: &Path<'_>, errors: &mut ErrorList) {
+    if matches!(requirement.operator.as_str(), "In" | "NotIn" | "Exists" | "DoesNotExist") {
+        validate_requirement(requirement, path, errors);
+        return;
+    }
+    let known = LabelSelectorRequirement { operator: "Exists".to_string(), values: None, ..requirement.clone() };
+    validate_requirement(&known, path, errors);
+    let values_path = path.child("values");
+    for (index, value) in requirement.values.iter().flatten().enumerate() {
+        invalid_each(errors, &values_path.index(index), value, name::label_value(value));
+    }
+}
+
 fn validate_requirement(requirement: &LabelSelectorRequirement, path: &Path<'_>, errors: &mut ErrorList) {
     let values = requirement.values.as_deref().unwrap_or(&[]);
     let values_path = path.child("values");

@@ -3,9 +3,14 @@
 mod apps;
 mod config_map;
 pub(crate) mod label_selector;
+mod endpoints;
+mod event;
 mod namespace;
 mod node;
 pub(crate) mod pod;
+mod rbac;
 pub(crate) mod resources;
+mod reviews;
 mod secret;
 mod service;
+pub(crate) mod small;

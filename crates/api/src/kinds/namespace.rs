@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Namespace, NamespaceSpec, NamespaceStatus};
 use serde_json::Value;
 
+use super::pod::defaults::fill_metadata;
 use crate::columns;
 use crate::error::{ErrorList, invalid};
 use crate::kind::{Column, Part};
@@ -23,6 +24,7 @@ impl ApiType for Namespace {
         &[columns::NAME, columns::column("Status", "string", "The status of the namespace"), columns::AGE];
 
     fn fill_defaults(&mut self) {
+        fill_metadata(&mut self.metadata);
         self.spec.get_or_insert_default();
         let status = self.status.get_or_insert_default();
         if status.phase.as_deref().unwrap_or("").is_empty() {

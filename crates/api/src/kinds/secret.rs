@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
 use super::config_map::{DATA_BYTES_MAX, SEALED};
+use super::pod::defaults::fill_metadata;
 use crate::columns;
 use crate::empty::drop_empty;
 use crate::error::{ErrorList, forbidden, invalid, required, too_long};
@@ -27,6 +28,7 @@ impl ApiType for Secret {
     ];
 
     fn fill_defaults(&mut self) {
+        fill_metadata(&mut self.metadata);
         if let Some(texts) = self.string_data.take() {
             let data = self.data.get_or_insert_default();
             data.extend(texts.into_iter().map(|(key, text)| (key, ByteString(text.into_bytes()))));
@@ -116,7 +118,7 @@ impl ApiType for Secret {
         vec![
             columns::name(&self.metadata),
             Value::from(self.type_.as_deref().unwrap_or("")),
-            Value::from(self.data.as_ref().map_or(0, |data| data.len()).to_string()),
+            Value::from(self.data.as_ref().map_or(0, |data| data.len())),
             columns::age(&self.metadata, now_seconds),
         ]
     }
