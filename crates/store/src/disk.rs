@@ -13,10 +13,13 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
+
+use rustix::fs::FallocateFlags;
 
 use crate::StoreError;
 use crate::record::{Position, Record};
@@ -53,6 +56,13 @@ pub(crate) struct Tables {
     values: Keyspace,
     /// A few named numbers, and leases.
     meta: Keyspace,
+    journal: Journal,
+}
+
+/// The number of the journal that fjall writes to, to notice the next one.
+struct Journal {
+    directory: PathBuf,
+    number: AtomicU64,
 }
 
 /// One atomic set of changes to the tables.
@@ -138,6 +148,7 @@ impl Disk {
     pub fn write(&self, batch: &Batch) -> Result<(), StoreError> {
         let reader = self.read()?;
         let tables = reader.tables();
+        tables.journal.allocate_next();
         let mut writes = tables
             .database
             .batch()
@@ -384,12 +395,60 @@ impl Tables {
             ))
         })?;
         let meta = database.keyspace("meta", || options(META_MEMTABLE_BYTES))?;
+        let journal = Journal::newest(path)?;
         Ok(Self {
             database,
             log,
             values,
             meta,
+            journal,
         })
+    }
+}
+
+impl Journal {
+    fn newest(directory: &Path) -> io::Result<Self> {
+        let mut newest = 0;
+        for entry in fs::read_dir(directory)? {
+            let name = entry?.file_name();
+            let number = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".jnl")?.parse().ok());
+            newest = newest.max(number.unwrap_or(0));
+        }
+        let journal = Self {
+            directory: directory.to_owned(),
+            number: AtomicU64::new(newest),
+        };
+        journal.allocate(newest);
+        Ok(journal)
+    }
+
+    /// Gives fjall's next journal its blocks, if there is one by now.
+    fn allocate_next(&self) {
+        let next = self.number.load(Ordering::Relaxed) + 1;
+        if self.allocate(next) {
+            self.number.store(next, Ordering::Relaxed);
+        }
+    }
+
+    /// fjall makes journals sparse, and then every fsync must allocate blocks, which on ext4 takes
+    /// several times as long. Blocks that are there already keep what they hold.
+    fn allocate(&self, number: u64) -> bool {
+        let path = self.directory.join(format!("{number}.jnl"));
+        let Ok(file) = File::options().write(true).open(path) else {
+            return false;
+        };
+        if let (Ok(metadata), Ok(stat)) = (file.metadata(), rustix::fs::fstatvfs(&file)) {
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            // On a small disk the blocks may be needed elsewhere first.
+            if free / 4 > metadata.len() {
+                // Not every file system can; then it is slower, and nothing else.
+                let keep_size = FallocateFlags::KEEP_SIZE;
+                let _ = rustix::fs::fallocate(&file, keep_size, 0, metadata.len());
+            }
+        }
+        true
     }
 }
 

@@ -8,6 +8,7 @@ mod common;
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -48,16 +49,21 @@ fn inside(test: impl AsyncFnOnce(&Path)) {
     runtime.block_on(test(Path::new(&directory)));
 }
 
+/// 32 KiB that do not compress, and are told from their neighbours.
 fn value(number: u64) -> String {
-    // Does not compress to nothing, and is told from its neighbours.
-    (0..4000)
-        .map(|index| {
-            format!(
-                "{:x}",
-                (number * 1_000_003 + index) * 2_654_435_761 % 0xffff_ffff
-            )
-        })
-        .collect()
+    static NOISE: LazyLock<String> = LazyLock::new(|| {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut noise = String::new();
+        while noise.len() < 1 << 20 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            noise += &format!("{state:016x}");
+        }
+        noise
+    });
+    let offset = usize::try_from(number * 7919).unwrap() % (NOISE.len() - (32 << 10));
+    NOISE[offset..offset + (32 << 10)].to_owned()
 }
 
 async fn try_put(store: &Embedded, number: u64) -> Result<u64, StoreError> {
