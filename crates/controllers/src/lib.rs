@@ -8,10 +8,13 @@
 //! Names, reasons and messages of conditions and events are Kubernetes' own.
 
 pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
 pub mod event;
 pub mod garbage;
 pub mod label;
 pub mod namespace;
+pub mod node_lifecycle;
 pub mod owner;
 pub mod pod;
 pub mod pod_gc;
