@@ -1,8 +1,10 @@
 //! The controllers' loops, one file each.
 
 mod deployment;
+mod endpoints;
 mod garbage;
 mod namespace;
+mod node_lifecycle;
 mod pod_gc;
 mod replicaset;
 mod root_ca;
@@ -36,6 +38,8 @@ pub fn register(feeds: &mut Feeds, context: &Arc<Context>, options: &Options) ->
         garbage::register(context.clone()),
         pod_gc::register(feeds, context.clone()),
     ];
+    pending.extend(endpoints::register(feeds, context.clone()));
+    pending.extend(node_lifecycle::register(feeds, context.clone()));
     if let Some(pem) = &options.root_ca_pem {
         pending.push(root_ca::register(feeds, context.clone(), pem.clone()));
     }
