@@ -29,7 +29,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         credentials: &credentials,
     }
     .write(&kubeconfig)?;
-    println!("serving https://{} after {:?}; kubeconfig {}", server.local_addr(), begin.elapsed(), kubeconfig.display());
+    println!(
+        "serving https://{} after {:?}; kubeconfig {}",
+        server.local_addr(),
+        begin.elapsed(),
+        kubeconfig.display()
+    );
     wait_for_signal().await?;
     server.shutdown().await;
     Ok(())

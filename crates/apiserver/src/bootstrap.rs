@@ -266,10 +266,7 @@ impl Bootstrap {
             if rest.cached().is_none() {
                 return self.create_missing(group, plural, object.clone()).await;
             }
-            let writer = Writer {
-                manager: MANAGER.into(),
-                subresource: "",
-            };
+            let writer = Writer::server(MANAGER);
             let change = |old: &dyn Object, _: &crate::cache::Item| {
                 let mut value = old.to_value();
                 for field in fields {
@@ -315,10 +312,7 @@ pub async fn aggregate_cluster_roles(core: Arc<Core>) {
                     "",
                     &name,
                     async |rest| {
-                        let writer = Writer {
-                            manager: "clusterrole-aggregation-controller".into(),
-                            subresource: "",
-                        };
+                        let writer = Writer::server("clusterrole-aggregation-controller");
                         let change = |old: &dyn Object, _: &crate::cache::Item| {
                             let mut new = old.clone_boxed();
                             if let Some(role) =

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::kind::{Strategy, Verb};
 use api::registry::Registry;
 use bytes::Bytes;
 use store::{Event, KeyRange, RangeRequest, Revision, Store, StoreError, WatchRequest};
@@ -24,15 +25,23 @@ pub async fn start(
     stop: CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<Arc<Caches>, StartError> {
-    let mut by_prefix = HashMap::new();
+    let mut strategies: HashMap<String, Vec<Arc<dyn Strategy>>> = HashMap::new();
     for kind in registry
         .iter()
-        .filter(|kind| kind.verbs.contains(&api::kind::Verb::Get))
+        .filter(|kind| kind.verbs.contains(&Verb::Get))
     {
-        by_prefix
+        strategies
             .entry(kind.storage_prefix.to_string())
-            .or_insert_with(|| Arc::new(Cache::new(&kind.storage_prefix, kind.strategy.clone())));
+            .or_default()
+            .push(kind.strategy.clone());
     }
+    let by_prefix = strategies
+        .into_iter()
+        .map(|(prefix, strategies)| {
+            let cache = Arc::new(Cache::new(&prefix, strategies));
+            (prefix, cache)
+        })
+        .collect();
     let caches = Arc::new(Caches {
         by_prefix,
         store: store.clone(),

@@ -38,6 +38,21 @@ impl Head {
         }
     }
 
+    /// Adds the selectable fields that another form of the same object has.
+    pub fn with_fields_of(mut self, other: Self) -> Self {
+        let mut fields = self.fields.into_vec();
+        fields.extend(
+            other
+                .fields
+                .into_vec()
+                .into_iter()
+                .filter(|(name, _)| fields.iter().all(|(own, _)| own != name))
+                .collect::<Vec<_>>(),
+        );
+        self.fields = fields.into();
+        self
+    }
+
     pub fn label(&self, key: &str) -> Option<&str> {
         self.labels
             .iter()

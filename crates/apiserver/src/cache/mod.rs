@@ -55,7 +55,8 @@ pub struct Change {
 pub struct Cache {
     /// `/registry/<prefix>/`.
     pub store_prefix: String,
-    pub strategy: Arc<dyn Strategy>,
+    /// Of every kind that is stored here: Event has two.
+    strategies: Vec<Arc<dyn Strategy>>,
     state: RwLock<State>,
     /// The revision of the newest change here.
     changed: watch::Sender<u64>,
@@ -91,10 +92,10 @@ pub enum Changes {
 }
 
 impl Cache {
-    fn new(prefix: &str, strategy: Arc<dyn Strategy>) -> Self {
+    fn new(prefix: &str, strategies: Vec<Arc<dyn Strategy>>) -> Self {
         Self {
             store_prefix: format!("{ROOT}{prefix}/"),
-            strategy,
+            strategies,
             state: RwLock::default(),
             changed: watch::Sender::new(0),
             pending: Mutex::default(),
@@ -217,19 +218,29 @@ impl Cache {
     pub fn item(&self, key: &str, value: &Bytes, revision: u64) -> Result<Item, String> {
         let head = match self.take_pending(key, value) {
             Some(head) => head,
-            None => {
-                let decoded = self
-                    .strategy
-                    .decode(value, false)
-                    .map_err(|error| error.to_string())?;
-                Arc::new(Head::of(&*self.strategy, &*decoded.object))
-            }
+            None => Arc::new(self.head(value)?),
         };
         Ok(Item {
             json: with_resource_version(value, revision),
             revision,
             head,
         })
+    }
+
+    /// The head of a stored value, with the selectable fields of every kind that is stored here.
+    pub fn head(&self, value: &[u8]) -> Result<Head, String> {
+        let mut head: Option<Head> = None;
+        for strategy in &self.strategies {
+            let decoded = strategy
+                .decode(value, false)
+                .map_err(|error| error.to_string())?;
+            let own = Head::of(&**strategy, &*decoded.object);
+            head = Some(match head {
+                None => own,
+                Some(first) => first.with_fields_of(own),
+            });
+        }
+        head.ok_or_else(|| "no kind is stored here".into())
     }
 
     fn apply_put(&self, key: &str, item: Item) {

@@ -99,6 +99,18 @@ pub fn respond_bytes(
     response
 }
 
+/// The JSON of an item as this kind shows it; only where a storage is shared is it another than the stored one.
+pub fn json_of(kind: &Kind, item: &Item) -> ApiResult<Bytes> {
+    if !kind.strategy.shares_storage() {
+        return Ok(item.json.clone());
+    }
+    let decoded = kind
+        .strategy
+        .decode(&item.json, false)
+        .map_err(ApiError::internal)?;
+    Ok(decoded.object.to_json().into())
+}
+
 /// Answers with one object, in the form that the client wants.
 pub fn respond_item(
     kind: &Kind,
@@ -109,12 +121,14 @@ pub fn respond_item(
 ) -> ApiResult<Response<ResponseBody>> {
     match accept.shape {
         Shape::Object => match accept.encoding {
-            Encoding::Json if !accept.pretty => {
-                Ok(respond_bytes(code, "application/json", item.json.clone()))
-            }
+            Encoding::Json if !accept.pretty => Ok(respond_bytes(
+                code,
+                "application/json",
+                json_of(kind, item)?,
+            )),
             _ => {
                 let value: Value =
-                    serde_json::from_slice(&item.json).map_err(ApiError::internal)?;
+                    serde_json::from_slice(&json_of(kind, item)?).map_err(ApiError::internal)?;
                 Ok(respond_value(accept, code, &value))
             }
         },

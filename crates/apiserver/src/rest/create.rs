@@ -57,8 +57,19 @@ impl Rest<'_> {
 
     pub async fn create_object(
         &self,
+        object: Box<dyn Object>,
+        options: &WriteOptions,
+    ) -> ApiResult<Item> {
+        self.create_written(object, options, &Writer::update(self, options, ""))
+            .await
+    }
+
+    /// As [`Rest::create_object`], on behalf of a writer.
+    pub async fn create_written(
+        &self,
         mut object: Box<dyn Object>,
         options: &WriteOptions,
+        writer: &Writer,
     ) -> ApiResult<Item> {
         let strategy = &*self.kind.strategy;
         self.check_namespace(&mut *object)?;
@@ -75,11 +86,11 @@ impl Rest<'_> {
         let base = meta::prepare(object.metadata_mut());
         strategy.prepare_create(&mut *object);
         strategy.default(&mut *object);
+        self.record_creation(&mut *object, writer)?;
         let reservation = admission::admit_create(self, &mut *object).await?;
         for warning in strategy.warnings(&*object) {
             self.context.warn(warning);
         }
-        self.record_fields(&mut *object, None, &Writer::update(self, options, ""))?;
 
         let mut tries = 0;
         loop {
@@ -132,7 +143,7 @@ impl Rest<'_> {
             &name,
         );
         let value = encode(object);
-        let head = Arc::new(Head::of(&*self.kind.strategy, object));
+        let head = self.head_of(object, &value)?;
         if dry_run {
             self.core.caches.fresh().await?;
             return Ok(self.cache.get(&key).is_none().then_some(Item {

@@ -122,8 +122,8 @@ impl Rest<'_> {
                 }
                 continue;
             };
-            let head = Arc::new(Head::of(&*self.kind.strategy, &*marked));
             let value = encode(&mut *marked);
+            let head = self.head_of(&*marked, &value)?;
             if options.dry_run || value == current.stored_json() {
                 return Ok(Deleted::Marked(Item {
                     json: with_resource_version(&value, current.revision),

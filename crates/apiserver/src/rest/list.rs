@@ -16,7 +16,7 @@ use super::options::VersionMatch;
 use super::{ApiResponse, ListOptions, Rest, Selection, now_seconds};
 use crate::body::ResponseBody;
 use crate::cache::Item;
-use crate::codec::object::{api_version, respond_value};
+use crate::codec::object::{api_version, json_of, respond_value};
 use crate::codec::{Encoding, Shape, table};
 use crate::status::{ApiError, ApiResult};
 
@@ -115,13 +115,16 @@ impl Rest<'_> {
                     self.kind.kind,
                     api_version(&self.kind.group, &self.kind.version)
                 );
-                if accept.encoding != Encoding::Json || accept.pretty {
+                if accept.encoding != Encoding::Json
+                    || accept.pretty
+                    || self.kind.strategy.shares_storage()
+                {
                     let mut text = head.into_bytes();
                     for (index, item) in page.items.iter().enumerate() {
                         if index > 0 {
                             text.push(b',');
                         }
-                        text.extend_from_slice(&item.json);
+                        text.extend_from_slice(&json_of(self.kind, item)?);
                     }
                     text.extend_from_slice(b"]}");
                     let value: Value = serde_json::from_slice(&text).map_err(ApiError::internal)?;

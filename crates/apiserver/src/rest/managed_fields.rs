@@ -1,17 +1,23 @@
-//! Who wrote which field last.
+//! Who wrote which field last: the records that every write leaves, and server-side apply.
 
-use api::kind::Object;
-
-use api::kind::Part;
+use api::kind::{Decoded, Object, Part};
+use api::managed_fields::{ApplyError, Write, apply, created, update};
+use http::StatusCode;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use serde_json::Value;
 
-use super::{ApiResponse, Rest, WriteOptions};
+use super::options::FieldValidation;
+use super::update::{Written, subresource_name};
+use super::{ApiResponse, Rest, WriteOptions, meta};
+use crate::codec::object::api_version;
 use crate::status::{ApiError, ApiResult};
 
 /// Whoever a write is recorded under.
 pub struct Writer {
     pub manager: String,
     pub subresource: &'static str,
+    /// The object's managed fields are in it already: an apply made them.
+    pub recorded: bool,
 }
 
 impl Writer {
@@ -25,33 +31,227 @@ impl Writer {
         Self {
             manager,
             subresource,
+            recorded: false,
+        }
+    }
+
+    /// A part of the server itself.
+    pub fn server(manager: &str) -> Self {
+        Self {
+            manager: manager.into(),
+            subresource: "",
+            recorded: false,
         }
     }
 }
 
 impl Rest<'_> {
+    fn with_write<T>(&self, writer: &Writer, work: impl FnOnce(&Write<'_>) -> T) -> T {
+        let version = api_version(&self.kind.group, &self.kind.version);
+        let has_status = self
+            .kind
+            .subresources
+            .iter()
+            .any(|own| own.name == "status");
+        let ignored_fields: &[&str] = match writer.subresource {
+            "" if has_status => &["status"],
+            "status" => &["spec"],
+            _ => &[],
+        };
+        let now = meta::now().0.to_string();
+        work(&Write {
+            manager: &writer.manager,
+            api_version: &version,
+            subresource: writer.subresource,
+            now: &now,
+            type_: api::schema::table().kind(&version, &self.kind.kind),
+            ignored_fields,
+        })
+    }
+
+    /// Records that `writer` wrote all fields of a new object.
+    pub fn record_creation(&self, object: &mut dyn Object, writer: &Writer) -> ApiResult<()> {
+        if writer.recorded {
+            return Ok(());
+        }
+        let untracked = object
+            .metadata()
+            .managed_fields
+            .as_ref()
+            .is_none_or(Vec::is_empty);
+        if untracked {
+            object.metadata_mut().managed_fields = None;
+            let json = object.to_json();
+            if let Some(entries) = self.with_write(writer, |write| created(&json, write)) {
+                object.metadata_mut().managed_fields =
+                    serde_json::from_slice(&entries).map_err(ApiError::internal)?;
+                return Ok(());
+            }
+        }
+        let mut value = object.to_value();
+        self.with_write(writer, |write| update(None, &mut value, write));
+        take_entries(object, &mut value)
+    }
+
     /// Records in `new` which of its fields `writer` changed from `old`.
-    pub fn record_fields(
+    pub fn record_update(
         &self,
         new: &mut dyn Object,
-        old: Option<&dyn Object>,
+        old: &[u8],
         writer: &Writer,
     ) -> ApiResult<()> {
-        let _ = (new, old, &writer.manager, writer.subresource);
-        Ok(())
+        if writer.recorded {
+            return Ok(());
+        }
+        let old: Value = serde_json::from_slice(old).map_err(ApiError::internal)?;
+        let mut value = new.to_value();
+        self.with_write(writer, |write| update(Some(&old), &mut value, write));
+        take_entries(new, &mut value)
+    }
+
+    /// Server-side apply.
+    pub async fn apply(&self, part: Part, applied: &Value, options: &WriteOptions) -> ApiResponse {
+        if options.field_manager.is_empty() {
+            return Err(ApiError::bad_request(
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+            ));
+        }
+        let config = self.check_config(applied, options)?;
+        let writer = Writer {
+            manager: options.field_manager.clone(),
+            subresource: subresource_name(&part),
+            recorded: true,
+        };
+        self.core.caches.fresh().await?;
+        if self.cached().is_none() && part == Part::Main {
+            let wants_existing = ["uid", "resourceVersion"].iter().any(|field| {
+                config["metadata"][*field]
+                    .as_str()
+                    .is_some_and(|text| !text.is_empty())
+            });
+            if wants_existing {
+                return Err(self.not_found());
+            }
+            let object = self.applied(None, &config, options, &writer)?;
+            match self.create_written(object, options, &writer).await {
+                // Someone else made it meanwhile: then it is applied to that.
+                Err(error) if error.reason() == "AlreadyExists" => {}
+                created => return self.respond(StatusCode::CREATED, &created?),
+            }
+        }
+        let written = self
+            .modify(&part, options, &writer, |_, current| {
+                self.applied(Some(&current.json), &config, options, &writer)
+            })
+            .await?;
+        let item = match &written {
+            Written::Stored(item) | Written::Deleted(item) => item,
+            Written::Unchanged(item) => item,
+        };
+        self.respond(StatusCode::OK, item)
+    }
+
+    fn applied(
+        &self,
+        live: Option<&[u8]>,
+        config: &Value,
+        options: &WriteOptions,
+        writer: &Writer,
+    ) -> ApiResult<Box<dyn Object>> {
+        let live: Option<Value> = live
+            .map(serde_json::from_slice)
+            .transpose()
+            .map_err(ApiError::internal)?;
+        let result = self.with_write(writer, |write| {
+            apply(live.as_ref(), config, write, options.force)
+        });
+        let applied = result.map_err(|error| match error {
+            ApplyError::Conflicts(conflicts) => {
+                let causes: Vec<(String, String)> = conflicts
+                    .0
+                    .iter()
+                    .map(|conflict| (conflict.field.clone(), conflict.message()))
+                    .collect();
+                ApiError::apply_conflict(&conflicts.message(), &causes)
+            }
+            ApplyError::BadRequest(message) => ApiError::bad_request(message),
+            ApplyError::Malformed(message) => ApiError::internal(message),
+        })?;
+        let mut object = self
+            .kind
+            .strategy
+            .from_value(applied.object)
+            .map_err(|error| {
+                ApiError::unprocessable(format!(
+                    "the applied {} is invalid: {error}",
+                    self.kind.kind
+                ))
+            })?;
+        self.check_namespace(&mut *object)?;
+        Ok(object)
+    }
+
+    /// The configuration with its name and namespace, its unknown fields treated as the request wants.
+    fn check_config(&self, applied: &Value, options: &WriteOptions) -> ApiResult<Value> {
+        let mut config = applied.clone();
+        if !config.is_object() {
+            return Err(ApiError::bad_request(
+                "the body of an apply must be an object",
+            ));
+        }
+        let kind = config["kind"].as_str().unwrap_or_default();
+        if !kind.is_empty() && kind != self.kind.kind {
+            return Err(ApiError::bad_request(format!(
+                "the kind in the body ({kind}) does not match the kind of the URL ({})",
+                self.kind.kind
+            )));
+        }
+        match config["metadata"]["name"].as_str() {
+            Some(name) if name != self.name => {
+                return Err(ApiError::bad_request(format!(
+                    "the name of the object ({name}) does not match the name on the URL ({})",
+                    self.name
+                )));
+            }
+            Some(_) => {}
+            None => config["metadata"]["name"] = self.name.into(),
+        }
+        if options.field_validation != FieldValidation::Ignore {
+            let Decoded { problems, .. } = self
+                .kind
+                .strategy
+                .decode(config.to_string().as_bytes(), true)
+                .map_err(|error| {
+                    ApiError::bad_request(format!("failed to create typed patch object: {error}"))
+                })?;
+            let messages: Vec<String> = problems
+                .into_iter()
+                .map(|problem| problem.message)
+                .collect();
+            if options.field_validation == FieldValidation::Strict && !messages.is_empty() {
+                return Err(ApiError::strict(
+                    &self.kind.kind,
+                    &self.kind.version,
+                    &messages,
+                ));
+            }
+            messages
+                .into_iter()
+                .for_each(|message| self.context.warn(message));
+        }
+        Ok(config)
     }
 }
 
-impl Rest<'_> {
-    /// Server-side apply.
-    pub async fn apply(
-        &self,
-        _part: Part,
-        _applied: &Value,
-        _options: &WriteOptions,
-    ) -> ApiResponse {
-        Err(ApiError::unsupported_media_type(
-            "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
-        ))
-    }
+fn take_entries(object: &mut dyn Object, value: &mut Value) -> ApiResult<()> {
+    let entries = value
+        .get_mut("metadata")
+        .and_then(|meta| meta.get_mut("managedFields"))
+        .map(Value::take);
+    let entries: Option<Vec<ManagedFieldsEntry>> = entries
+        .map(serde_json::from_value)
+        .transpose()
+        .map_err(ApiError::internal)?;
+    object.metadata_mut().managed_fields = entries.filter(|entries| !entries.is_empty());
+    Ok(())
 }

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use http::Response;
 
 use crate::body::ResponseBody;
-use crate::cache::{Cache, Item};
+use crate::cache::{Cache, Head, Item};
 use crate::core::Core;
 use crate::handler::Context;
 use crate::status::{ApiError, ApiResult};
@@ -67,6 +67,18 @@ impl<'a> Rest<'a> {
 
     pub fn decode_stored(&self, json: &[u8]) -> ApiResult<Box<dyn Object>> {
         decode_stored(self.kind, json)
+    }
+
+    /// The head of an object as the cache wants it; `value` is its encoding.
+    pub fn head_of(&self, object: &dyn Object, value: &Bytes) -> ApiResult<Arc<Head>> {
+        if self.kind.strategy.shares_storage() {
+            return self
+                .cache
+                .head(value)
+                .map(Arc::new)
+                .map_err(ApiError::internal);
+        }
+        Ok(Arc::new(Head::of(&*self.kind.strategy, object)))
     }
 
     /// The newest version in the cache.

@@ -74,11 +74,13 @@ impl Rest<'_> {
             let old = self.decode_stored(&current.json)?;
             let mut new = change(&*old, &current)?;
             let conditional = self.check_preconditions(&mut *new, &*old, current.revision)?;
-            let reservation = self.finish_update(&mut *new, &*old, part, writer).await?;
+            let reservation = self
+                .finish_update(&mut *new, &*old, &current.json, part, writer)
+                .await?;
 
-            let head = Arc::new(Head::of(&*self.kind.strategy, &*new));
             let deleted = is_deletion_complete(&*new, &*old);
             let value = encode(&mut *new);
+            let head = self.head_of(&*new, &value)?;
             if value == current.stored_json() && !deleted {
                 return Ok(Written::Unchanged(current));
             }
@@ -152,14 +154,15 @@ impl Rest<'_> {
         &self,
         new: &mut dyn Object,
         old: &dyn Object,
+        current: &[u8],
         part: &Part,
         writer: &Writer,
     ) -> ApiResult<admission::Reservation> {
         let strategy = &*self.kind.strategy;
         strategy.prepare_update(new, old, part);
         strategy.default(new);
+        self.record_update(new, current, writer)?;
         let reservation = admission::admit_update(self, new, old, part).await?;
-        self.record_fields(new, Some(old), writer)?;
         let errors = strategy.validate_update(new, old, part);
         if !errors.is_empty() {
             return Err(ApiError::invalid(

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::{ApiResponse, ListOptions, Rest, Selection, now_seconds};
 use crate::body::ResponseBody;
 use crate::cache::{Cache, Change, Changes, Item};
-use crate::codec::object::api_version;
+use crate::codec::object::{api_version, json_of};
 use crate::codec::{Accept, Encoding, IncludeObject, Shape, table};
 use crate::core::Core;
 use crate::status::{ApiError, ApiResult};
@@ -335,7 +335,14 @@ struct EventEncoder {
 impl EventEncoder {
     fn event(&mut self, event_type: &str, item: &Item, out: &mut Vec<u8>) -> ApiResult<()> {
         match self.accept.shape {
-            Shape::Object => frame(event_type, &item.json, out),
+            Shape::Object if self.accept.encoding == Encoding::Protobuf => {
+                let value: Value = serde_json::from_slice(&json_of(&self.kind, item)?)
+                    .map_err(ApiError::internal)?;
+                let encoded = api::protobuf::encode_watch_event(event_type, &value)
+                    .map_err(ApiError::internal)?;
+                out.extend_from_slice(&encoded);
+            }
+            Shape::Object => frame(event_type, &json_of(&self.kind, item)?, out),
             Shape::Metadata => frame(
                 event_type,
                 table::partial_metadata(&item.json)?.as_bytes(),
@@ -396,11 +403,20 @@ impl EventEncoder {
             }
             _ => object,
         };
-        frame("BOOKMARK", object.to_string().as_bytes(), out);
+        self.value("BOOKMARK", &object, out);
+    }
+
+    fn value(&self, event_type: &str, object: &Value, out: &mut Vec<u8>) {
+        if self.accept.encoding == Encoding::Protobuf
+            && let Ok(encoded) = api::protobuf::encode_watch_event(event_type, object)
+        {
+            return out.extend_from_slice(&encoded);
+        }
+        frame(event_type, object.to_string().as_bytes(), out);
     }
 
     fn error(&self, error: &ApiError, out: &mut Vec<u8>) {
-        frame("ERROR", error.to_status().to_string().as_bytes(), out);
+        self.value("ERROR", &error.to_status(), out);
     }
 }
 
