@@ -39,9 +39,12 @@ const META_MEMTABLE_BYTES: u64 = 1 << 20;
 /// Values from here on lie in blob files, and are not rewritten when tables are merged.
 const SEPARATION_BYTES: u32 = 512;
 const BLOB_FILE_BYTES: u64 = 32 << 20;
-/// One to flush memtables, one to merge tables.
-const WORKER_THREADS: usize = 2;
+/// With more than one, fjall's first worker spins while another merges tables: it puts the order to
+/// merge back into its own queue, over and over.
+const WORKER_THREADS: usize = 1;
 const OPEN_FILES_MAX: usize = 128;
+/// Size at which fjall goes on to the next journal.
+const JOURNAL_BYTES: u64 = 64 << 20;
 
 /// Space that is left alone, so that fjall can always finish what it began: 1% of the file
 /// system, within these bounds.
@@ -114,18 +117,18 @@ impl Disk {
             },
             fs::TryLockError::Error(error) => io(error),
         })?;
-        let database = directory.join("db");
         let format_known = check_format(directory)?;
-        if !database.try_exists().map_err(io)? {
-            if format_known {
+        let tables = if format_known {
+            let database = directory.join("db");
+            if !database.try_exists().map_err(io)? {
                 return Err(damaged(directory, "the directory db is missing".into()));
             }
-            create(directory).map_err(|error| fjall_error(directory, error))?;
-        }
-        if !format_known {
-            write_format(directory).map_err(io)?;
-        }
-        let tables = Tables::open(&database).map_err(|error| fjall_error(directory, error))?;
+            remove_if_there(&directory.join("creating")).map_err(io)?;
+            Tables::open(&database)
+        } else {
+            create(directory)
+        };
+        let tables = tables.map_err(|error| fjall_error(directory, error))?;
         Ok(Self {
             directory: directory.to_owned(),
             tables: RwLock::new(Some(tables)),
@@ -439,32 +442,44 @@ impl Journal {
         let Ok(file) = File::options().write(true).open(path) else {
             return false;
         };
-        if let (Ok(metadata), Ok(stat)) = (file.metadata(), rustix::fs::fstatvfs(&file)) {
+        if let Ok(stat) = rustix::fs::fstatvfs(&file) {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             // On a small disk the blocks may be needed elsewhere first.
-            if free / 4 > metadata.len() {
-                // Not every file system can; then it is slower, and nothing else.
-                let keep_size = FallocateFlags::KEEP_SIZE;
-                let _ = rustix::fs::fallocate(&file, keep_size, 0, metadata.len());
+            if free / 4 > JOURNAL_BYTES {
+                // Not every file system can; then it is slower, and nothing else. The size stays:
+                // a journal that was recovered is appended to.
+                let _ = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, JOURNAL_BYTES);
             }
         }
         true
     }
 }
 
-/// Makes an empty database beside its place and moves it there whole.
-fn create(directory: &Path) -> Result<(), fjall::Error> {
-    let unfinished = directory.join("db.new");
-    match fs::remove_dir_all(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
+/// Makes an empty database. `format` is written last: a directory with `creating` and without
+/// `format` holds nothing that was acknowledged, and is made anew.
+fn create(directory: &Path) -> Result<Tables, fjall::Error> {
+    let (creating, database) = (directory.join("creating"), directory.join("db"));
+    if creating.try_exists()? {
+        match fs::remove_dir_all(&database) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    } else if !database.try_exists()? {
+        File::create(&creating)?;
+        File::open(directory)?.sync_all()?;
     }
-    let tables = Tables::open(&unfinished)?;
+    let tables = Tables::open(&database)?;
     tables.database.persist(PersistMode::SyncAll)?;
-    drop(tables);
-    fs::rename(&unfinished, directory.join("db"))?;
-    File::open(directory)?.sync_all()?;
-    Ok(())
+    write_format(directory)?;
+    remove_if_there(&creating)?;
+    Ok(tables)
+}
+
+fn remove_if_there(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Whether the directory says its format; an error if that is not ours to read.

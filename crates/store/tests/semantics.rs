@@ -414,6 +414,10 @@ async fn other_formats_and_damage_are_refused() {
     check("llmagentos store format 2\n", "has format 2, newer than 1");
     check("garbage", "is damaged: the file format reads");
     check("llmagentos store format 1\n", "");
+    std::fs::remove_file(directory.path().join("format")).unwrap();
+    let store = Embedded::open(directory.path()).unwrap();
+    assert_eq!(show(&store.range(list("")).await.unwrap().kvs), "a=1@2/2/1");
+    drop(store);
     std::fs::rename(
         directory.path().join("db"),
         directory.path().join("elsewhere"),
@@ -425,8 +429,9 @@ async fn other_formats_and_damage_are_refused() {
 #[tokio::test]
 async fn an_unfinished_creation_is_made_anew() {
     let directory = tempfile::tempdir().unwrap();
-    std::fs::create_dir(directory.path().join("db.new")).unwrap();
-    std::fs::write(directory.path().join("db.new/0.jnl"), "half").unwrap();
+    std::fs::write(directory.path().join("creating"), "").unwrap();
+    std::fs::create_dir(directory.path().join("db")).unwrap();
+    std::fs::write(directory.path().join("db/0.jnl"), "half").unwrap();
     let store = Embedded::open(directory.path()).unwrap();
     assert_eq!(put(&store, "a", "1").await, 2);
 }
