@@ -38,7 +38,7 @@ impl ImageRoots for Images {
 }
 
 pub struct Harness {
-    pub runtime: Arc<NativeRuntime>,
+    runtime: Option<Arc<NativeRuntime>>,
     pub config: Config,
     pub directory: tempfile::TempDir,
     pub image: ImageConfig,
@@ -62,12 +62,17 @@ impl Harness {
             zygote_command: vec![zygote_program()],
         };
         let runtime = open(&config, directory.path(), &image);
-        Self { runtime, config, directory, image }
+        Self { runtime: Some(runtime), config, directory, image }
     }
 
     /// As a new server would: the old one is gone, without a word to the zygote.
     pub fn restart(&mut self) {
-        self.runtime = open(&self.config, self.directory.path(), &self.image);
+        drop(self.runtime.take());
+        self.runtime = Some(open(&self.config, self.directory.path(), &self.image));
+    }
+
+    pub fn runtime(&self) -> &Arc<NativeRuntime> {
+        self.runtime.as_ref().expect("only a drop takes it")
     }
 
     /// An image layer over busybox; `fill` writes its files.
@@ -101,12 +106,12 @@ impl Harness {
     }
 
     pub async fn sandbox(&self) -> String {
-        self.runtime.run_pod_sandbox(self.pod()).await.unwrap().id
+        self.runtime().run_pod_sandbox(self.pod()).await.unwrap().id
     }
 
     pub async fn start(&self, sandbox: &str, config: ContainerConfig) -> String {
-        let id = self.runtime.create_container(sandbox, config).await.unwrap();
-        self.runtime.start_container(&id).await.unwrap();
+        let id = self.runtime().create_container(sandbox, config).await.unwrap();
+        self.runtime().start_container(&id).await.unwrap();
         id
     }
 
@@ -123,7 +128,7 @@ impl Harness {
         let id = self.start(&sandbox, config).await;
         let status = self.ended(&id).await;
         let text = self.log_text(&status);
-        self.runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+        self.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
         (status.exit_code, text)
     }
 
@@ -137,7 +142,7 @@ impl Harness {
 
     pub async fn ended(&self, id: &str) -> ContainerStatus {
         wait_for(|| async {
-            let status = self.runtime.container_status(id).await.unwrap();
+            let status = self.runtime().container_status(id).await.unwrap();
             (status.state == ContainerState::Exited).then_some(status)
         })
         .await
@@ -146,7 +151,9 @@ impl Harness {
 
 impl Drop for Harness {
     fn drop(&mut self) {
-        self.runtime.settle();
+        self.runtime().settle();
+        // A live server would start a new zygote.
+        drop(self.runtime.take());
         let lines = reset(&self.config).unwrap();
         if !std::thread::panicking() {
             let left: Vec<_> = lines.iter().filter(|l| l.starts_with("process ") && !l.ends_with(" zygote")).collect();

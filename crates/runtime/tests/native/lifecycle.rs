@@ -30,19 +30,19 @@ async fn states_and_reasons() {
         assert!(status.created_at_nanos <= status.started_at_nanos);
     }
     let id = harness.start(&sandbox, container(&["sleep", "1000"])).await;
-    assert_eq!(harness.runtime.container_status(&id).await.unwrap().state, ContainerState::Running);
-    harness.runtime.stop_container(&id, 0).await.unwrap();
+    assert_eq!(harness.runtime().container_status(&id).await.unwrap().state, ContainerState::Running);
+    harness.runtime().stop_container(&id, 0).await.unwrap();
     let status = harness.ended(&id).await;
     assert_eq!((status.exit_code, status.signal), (137, 9));
-    harness.runtime.stop_container(&id, 0).await.unwrap();
-    harness.runtime.remove_container(&id).await.unwrap();
-    assert!(matches!(harness.runtime.container_status(&id).await, Err(RuntimeError::NotFound { .. })));
-    harness.runtime.remove_container(&id).await.unwrap();
-    harness.runtime.stop_pod_sandbox(&sandbox).await.unwrap();
-    assert_eq!(harness.runtime.list_pod_sandboxes().await.unwrap()[0].state, SandboxState::NotReady);
-    harness.runtime.remove_pod_sandbox(&sandbox).await.unwrap();
-    harness.runtime.remove_pod_sandbox(&sandbox).await.unwrap();
-    assert!(harness.runtime.list_containers().await.unwrap().is_empty());
+    harness.runtime().stop_container(&id, 0).await.unwrap();
+    harness.runtime().remove_container(&id).await.unwrap();
+    assert!(matches!(harness.runtime().container_status(&id).await, Err(RuntimeError::NotFound { .. })));
+    harness.runtime().remove_container(&id).await.unwrap();
+    harness.runtime().stop_pod_sandbox(&sandbox).await.unwrap();
+    assert_eq!(harness.runtime().list_pod_sandboxes().await.unwrap()[0].state, SandboxState::NotReady);
+    harness.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
+    harness.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
+    assert!(harness.runtime().list_containers().await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -61,15 +61,15 @@ async fn a_command_that_cannot_start() {
     ] {
         let mut config = container(command);
         config.image_id = "files".to_owned();
-        let id = harness.runtime.create_container(&sandbox, config).await.unwrap();
-        match harness.runtime.start_container(&id).await {
+        let id = harness.runtime().create_container(&sandbox, config).await.unwrap();
+        match harness.runtime().start_container(&id).await {
             Err(RuntimeError::StartFailed { message, .. }) => assert_eq!(message, expect),
             other => panic!("{other:?}"),
         }
-        let status = harness.runtime.container_status(&id).await.unwrap();
+        let status = harness.runtime().container_status(&id).await.unwrap();
         assert_eq!((status.exit_code, status.reason.as_str(), status.message.as_str()), (128, "StartError", expect));
     }
-    harness.runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    harness.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
 }
 
 #[tokio::test]
@@ -81,13 +81,13 @@ async fn stop_signal_first() {
     config.log_path = PathBuf::from("a.log");
     let id = harness.start(&sandbox, config).await;
     crate::harness::wait_for(|| async {
-        let status = harness.runtime.container_status(&id).await.unwrap();
+        let status = harness.runtime().container_status(&id).await.unwrap();
         harness.log_text(&status).contains("ready").then_some(())
     })
     .await;
-    harness.runtime.stop_container(&id, 20).await.unwrap();
+    harness.runtime().stop_container(&id, 20).await.unwrap();
     let status = harness.ended(&id).await;
     assert_eq!(status.exit_code, 7);
     assert_eq!(harness.log_text(&status), "ready\nbye\n");
-    harness.runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    harness.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
 }
