@@ -319,13 +319,15 @@ impl NativeRuntime {
             _ => {}
         }
         let (sender, exit) = oneshot::channel();
-        let me = self.arc()?;
+        let ended = lock(&self.state).containers.get(&id).map(|entry| entry.ended.subscribe());
+        let me = Arc::downgrade(&self.arc()?);
         tokio::spawn(async move {
-            let ended = lock(&me.state).containers.get(&id).map(|entry| entry.ended.subscribe());
             if let Some(mut ended) = ended {
                 let _ = ended.wait_for(|ended| *ended).await;
             }
-            let _ = sender.send(me.container(&id).map(|record| record.exit_code));
+            if let Some(me) = me.upgrade() {
+                let _ = sender.send(me.container(&id).map(|record| record.exit_code));
+            }
         });
         Ok(Session { stdin, stdout, stderr, resize, exit, kill_on_drop: Box::new(()) })
     }

@@ -81,7 +81,7 @@ async fn file_systems() {
         .await;
     assert_eq!(
         text,
-        "1\nfd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero \npod-host\nro-sys\nro-sysrq\n0\n0\nro-sysfs\n4\n"
+        "1\nfd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero \npod-host\nro-sys\nro-sysrq\n0\n0\nro-sysfs\n3\n"
     );
     assert_eq!(code, 0);
     let (_, text) = harness

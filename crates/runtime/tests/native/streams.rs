@@ -190,7 +190,7 @@ async fn log_rotation() {
 async fn port_forward() {
     let harness = Harness::new();
     let sandbox = harness.sandbox().await;
-    let id = harness.start(&sandbox, container(&["nc", "-lk", "-p", "8080", "-e", "cat"])).await;
+    let id = harness.start(&sandbox, container(&["nc", "-ll", "-p", "8080", "-e", "cat"])).await;
     let mut stream = wait_for(|| async { harness.runtime().port_forward(&sandbox, 8080).await.ok() }).await;
     stream.write_all(b"hello\n").await.unwrap();
     let mut buffer = [0; 6];
