@@ -598,12 +598,10 @@ fn write_field(
     if options.contains(&"omitzero") {
         flags.push('z');
     }
-    let optional = options.contains(&"omitempty")
-        || field
-            .markers
-            .iter()
-            .any(|marker| marker == "optional" || marker.starts_with("k8s:optional"));
-    if !inline && !optional {
+    let marked = |name: &str| field.markers.iter().any(|marker| marker == name);
+    let required = marked("required")
+        || !(options.contains(&"omitempty") || marked("optional") || marked("k8s:optional"));
+    if !inline && required {
         flags.push('r');
     }
     if inline {

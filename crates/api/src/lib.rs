@@ -15,6 +15,7 @@ pub(crate) mod kinds;
 pub mod managed_fields;
 pub mod metadata;
 pub mod name;
+pub mod openapi;
 pub mod patch;
 pub mod path;
 pub mod pod;
