@@ -124,6 +124,9 @@ impl Downloads {
                         Ok(blob)
                     }
                     Ok(Prepared::Partial(mut partial)) => {
+                        progress
+                            .downloaded_bytes
+                            .fetch_add(partial.byte_count(), Ordering::Relaxed);
                         for client in clients {
                             match partial
                                 .fetch_from(
@@ -317,13 +320,13 @@ impl PartialBlob {
         };
         let response = match client.get(get.clone()).await {
             Err(FetchError::Status(status)) if offset > 0 && status.starts_with("416") => {
-                self.restart(descriptor)?;
+                self.restart(descriptor, progress)?;
                 client.get(Get { offset: 0, ..get }).await?
             }
             result => result?,
         };
         if offset > 0 && self.byte_count() > 0 && !continues_at(&response, offset) {
-            self.restart(descriptor)?;
+            self.restart(descriptor, progress)?;
         }
         let mut written = self.state.take().ok_or_else(lost)?;
         let start = written.byte_count;
@@ -371,7 +374,7 @@ impl PartialBlob {
         }
         self.state = Some(written);
         if matches!(result, Err(FetchError::Corrupt(_))) {
-            self.restart(descriptor)?;
+            self.restart(descriptor, progress)?;
         }
         result
     }
@@ -387,18 +390,22 @@ impl PartialBlob {
             return Ok(());
         }
         // Nothing of it can be trusted; the next endpoint starts anew.
-        progress
-            .downloaded_bytes
-            .fetch_sub(written.byte_count.min(descriptor.size), Ordering::Relaxed);
-        self.restart(descriptor)?;
+        self.restart(descriptor, progress)?;
         Err(FetchError::Corrupt(format!(
             "blob {} came with the wrong digest {actual}",
             descriptor.digest
         )))
     }
 
-    fn restart(&mut self, descriptor: &Descriptor) -> Result<(), FetchError> {
+    fn restart(
+        &mut self,
+        descriptor: &Descriptor,
+        progress: &PullProgress,
+    ) -> Result<(), FetchError> {
         let written = self.state.as_mut().ok_or_else(lost)?;
+        progress
+            .downloaded_bytes
+            .fetch_sub(written.byte_count, Ordering::Relaxed);
         let restarted = written.restart(&descriptor.digest, &self.partial_path);
         restarted.map_err(|e| FetchError::Storage(Storage(e)))
     }

@@ -307,6 +307,51 @@ fn whiteouts_become_overlayfs_own() {
 }
 
 #[test]
+fn overlayfs_reads_them_so() {
+    let base = unpack(&[
+        M(b'0', "d/hidden", "1"),
+        M(b'0', "d/kept", "1"),
+        M(b'0', "opaque/hidden", "1"),
+        M(b'0', "again/hidden", "1"),
+        M(b'0', "gone/x", "1"),
+    ]);
+    let upper = unpack_on(
+        &base,
+        &[
+            M(b'0', "d/.wh.hidden", ""),
+            M(b'0', "opaque/.wh..wh..opq", ""),
+            M(b'0', "opaque/new", "2"),
+            M(b'0', ".wh.again", ""),
+            M(b'0', "again/new", "2"),
+            M(b'0', ".wh.gone", ""),
+        ],
+    );
+    let merged = tempfile::tempdir().expect("temporary directory");
+    let run = |program: &str, arguments: &[&str]| {
+        let status = std::process::Command::new(program)
+            .args(arguments)
+            .arg(merged.path())
+            .status();
+        assert!(status.expect("runs").success(), "{program}");
+    };
+    let layers = format!(
+        "lowerdir={}:{}",
+        upper.root().display(),
+        base.root().display()
+    );
+    run("mount", &["-t", "overlay", "none", "-o", &layers]);
+    let output = std::process::Command::new("find")
+        .args([".", "-type", "f"])
+        .current_dir(merged.path())
+        .output();
+    run("umount", &[]);
+    let text = String::from_utf8(output.expect("runs").stdout).expect("text");
+    let mut files: Vec<&str> = text.lines().collect();
+    files.sort_unstable();
+    assert_eq!(files, ["./again/new", "./d/kept", "./opaque/new"]);
+}
+
+#[test]
 fn implied_directories_take_after_those_below() {
     let base = unpack(&[M(b'5', "d", "")]);
     std::fs::set_permissions(
