@@ -7,12 +7,24 @@ use crate::kind::Column;
 
 /// A column that is always shown.
 pub const fn column(name: &'static str, type_: &'static str, description: &'static str) -> Column {
-    Column { name, type_, format: "", description, priority: 0 }
+    Column {
+        name,
+        type_,
+        format: "",
+        description,
+        priority: 0,
+    }
 }
 
 /// A column that only `-o wide` shows.
 pub const fn wide(name: &'static str, type_: &'static str, description: &'static str) -> Column {
-    Column { name, type_, format: "", description, priority: 1 }
+    Column {
+        name,
+        type_,
+        format: "",
+        description,
+        priority: 1,
+    }
 }
 
 pub const NAME: Column = Column {
@@ -25,13 +37,24 @@ pub const NAME: Column = Column {
 pub const AGE: Column = column("Age", "string", "Time since the object was created.");
 pub const NAME_AND_AGE: &[Column] = &[NAME, AGE];
 /// The generic table of a kind that has no printer of its own.
-pub const NAME_AND_CREATED: &[Column] =
-    &[NAME, Column { name: "Created At", type_: "date", format: "", description: "When the object was created.", priority: 0 }];
+pub const NAME_AND_CREATED: &[Column] = &[
+    NAME,
+    Column {
+        name: "Created At",
+        type_: "date",
+        format: "",
+        description: "When the object was created.",
+        priority: 0,
+    },
+];
 
 pub fn name_and_created(meta: &ObjectMeta) -> Vec<Value> {
-    let created = meta.creation_timestamp.as_ref().map_or(Value::Null, |time| {
-        serde_json::to_value(time).expect("a time encodes as a string")
-    });
+    let created = meta
+        .creation_timestamp
+        .as_ref()
+        .map_or(Value::Null, |time| {
+            serde_json::to_value(time).expect("a time encodes as a string")
+        });
     vec![name(meta), created]
 }
 
@@ -88,16 +111,22 @@ pub fn joined_with_more(items: &[String], shown_max: usize) -> String {
     match items.len() {
         0 => "<none>".to_string(),
         count if count <= shown_max => items.join(","),
-        count => format!("{} + {} more...", items[..shown_max].join(","), count - shown_max),
+        count => format!(
+            "{} + {} more...",
+            items[..shown_max].join(","),
+            count - shown_max
+        ),
     }
 }
 
 /// Go's `%v` of a possibly absent label map as a selector: `a=b,c=d`, `<none>` when empty.
 pub fn labels(labels: Option<&std::collections::BTreeMap<String, String>>) -> String {
     match labels {
-        Some(labels) if !labels.is_empty() => {
-            labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
-        }
+        Some(labels) if !labels.is_empty() => labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect::<Vec<_>>()
+            .join(","),
         _ => "<none>".to_string(),
     }
 }

@@ -16,7 +16,10 @@ use crate::kind::FieldProblem;
 use watch::{State, Watch};
 
 /// Decodes `json`; with `strict` also lists unknown and duplicate fields.
-pub fn decode<K: DeserializeOwned>(json: &[u8], strict: bool) -> Result<(K, Vec<FieldProblem>), DecodeError> {
+pub fn decode<K: DeserializeOwned>(
+    json: &[u8],
+    strict: bool,
+) -> Result<(K, Vec<FieldProblem>), DecodeError> {
     if !strict {
         return match serde_json::from_slice(json) {
             Ok(object) => Ok((object, Vec::new())),
@@ -25,7 +28,8 @@ pub fn decode<K: DeserializeOwned>(json: &[u8], strict: bool) -> Result<(K, Vec<
     }
     let state = RefCell::new(State::fast());
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let object = K::deserialize(Watch::new(&mut deserializer, &state)).and_then(|object| deserializer.end().map(|()| object));
+    let object = K::deserialize(Watch::new(&mut deserializer, &state))
+        .and_then(|object| deserializer.end().map(|()| object));
     match object {
         Err(cause) => Err(explain::<K>(json, &cause)),
         Ok(object) if !state.into_inner().is_suspicious() => Ok((object, Vec::new())),
@@ -79,14 +83,24 @@ mod tests {
     use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 
     fn problems<K: DeserializeOwned>(json: &str) -> Vec<String> {
-        decode::<K>(json.as_bytes(), true).unwrap().1.into_iter().map(|problem| problem.message).collect()
+        decode::<K>(json.as_bytes(), true)
+            .unwrap()
+            .1
+            .into_iter()
+            .map(|problem| problem.message)
+            .collect()
     }
 
     #[test]
     fn unknown_and_duplicate_fields() {
-        assert_eq!(problems::<Pod>(r#"{"metadata":{"name":"a"},"spec":{"containers":[{"name":"b"}]}}"#), Vec::<String>::new());
         assert_eq!(
-            problems::<Pod>(r#"{"metadata":{"nam":"a"},"spec":{"foo":1,"containers":[{"name":"b"},{"Name":"b"}]},"x":{}}"#),
+            problems::<Pod>(r#"{"metadata":{"name":"a"},"spec":{"containers":[{"name":"b"}]}}"#),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            problems::<Pod>(
+                r#"{"metadata":{"nam":"a"},"spec":{"foo":1,"containers":[{"name":"b"},{"Name":"b"}]},"x":{}}"#
+            ),
             [
                 r#"unknown field "metadata.nam""#,
                 r#"unknown field "spec.foo""#,
@@ -95,27 +109,42 @@ mod tests {
             ]
         );
         assert_eq!(
-            problems::<Deployment>(r#"{"spec":{"replicas":1,"replicas":2},"spec":{},"metadata":{"labels":{"a":"1","a":"2"}}}"#),
+            problems::<Deployment>(
+                r#"{"spec":{"replicas":1,"replicas":2},"spec":{},"metadata":{"labels":{"a":"1","a":"2"}}}"#
+            ),
             [
                 r#"duplicate field "spec.replicas""#,
                 r#"duplicate field "spec""#,
                 r#"duplicate field "metadata.labels.a""#,
             ]
         );
-        let many: Vec<String> = (0..100).map(|number| format!("\"k{number}\":\"\"")).collect();
+        let many: Vec<String> = (0..100)
+            .map(|number| format!("\"k{number}\":\"\""))
+            .collect();
         let json = format!("{{\"data\":{{{},\"k7\":\"\"}}}}", many.join(","));
-        assert_eq!(problems::<ConfigMap>(&json), [r#"duplicate field "data.k7""#]);
+        assert_eq!(
+            problems::<ConfigMap>(&json),
+            [r#"duplicate field "data.k7""#]
+        );
     }
 
     #[test]
     fn type_errors_read_as_gos() {
         let check = |json: &str, expect: &str| {
             for strict in [false, true] {
-                let error = decode::<Deployment>(json.as_bytes(), strict).map(|_| ()).unwrap_err();
+                let error = decode::<Deployment>(json.as_bytes(), strict)
+                    .map(|_| ())
+                    .unwrap_err();
                 assert_eq!(error.to_string(), expect);
             }
             let value = serde_json::from_str(json).unwrap();
-            assert_eq!(from_value::<Deployment>(value).map(|_| ()).unwrap_err().to_string(), expect);
+            assert_eq!(
+                from_value::<Deployment>(value)
+                    .map(|_| ())
+                    .unwrap_err()
+                    .to_string(),
+                expect
+            );
         };
         check(
             r#"{"spec":{"replicas":"x"}}"#,
@@ -143,7 +172,9 @@ mod tests {
     fn syntax_errors() {
         for json in ["", "{", "{\"a\":}", "{} x", "[1,", "nul"] {
             for strict in [false, true] {
-                let error = decode::<Pod>(json.as_bytes(), strict).map(|_| ()).unwrap_err();
+                let error = decode::<Pod>(json.as_bytes(), strict)
+                    .map(|_| ())
+                    .unwrap_err();
                 assert!(matches!(error, DecodeError::Syntax(_)), "{json}: {error}");
             }
         }

@@ -122,8 +122,18 @@ pub fn aggregate(errors: &[FieldError]) -> String {
     }
 }
 
-fn error(reason: FieldErrorReason, path: &Path<'_>, bad_value: String, detail: String) -> FieldError {
-    FieldError { reason, field: path.to_string(), bad_value, detail }
+fn error(
+    reason: FieldErrorReason,
+    path: &Path<'_>,
+    bad_value: String,
+    detail: String,
+) -> FieldError {
+    FieldError {
+        reason,
+        field: path.to_string(),
+        bad_value,
+        detail,
+    }
 }
 
 /// A value as upstream prints it in a message: its JSON encoding.
@@ -131,55 +141,125 @@ pub fn print_value<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|cause| format!("<unprintable: {cause}>"))
 }
 
-pub fn invalid<T: Serialize + ?Sized>(path: &Path<'_>, value: &T, detail: impl Into<String>) -> FieldError {
-    error(FieldErrorReason::Invalid, path, print_value(value), detail.into())
+pub fn invalid<T: Serialize + ?Sized>(
+    path: &Path<'_>,
+    value: &T,
+    detail: impl Into<String>,
+) -> FieldError {
+    error(
+        FieldErrorReason::Invalid,
+        path,
+        print_value(value),
+        detail.into(),
+    )
 }
 
 /// One `invalid` error a complaint.
 pub fn invalid_each(errors: &mut ErrorList, path: &Path<'_>, value: &str, complaints: Vec<String>) {
-    errors.extend(complaints.into_iter().map(|complaint| invalid(path, value, complaint)));
+    errors.extend(
+        complaints
+            .into_iter()
+            .map(|complaint| invalid(path, value, complaint)),
+    );
 }
 
 pub fn required(path: &Path<'_>, detail: impl Into<String>) -> FieldError {
-    error(FieldErrorReason::Required, path, String::new(), detail.into())
+    error(
+        FieldErrorReason::Required,
+        path,
+        String::new(),
+        detail.into(),
+    )
 }
 
 pub fn forbidden(path: &Path<'_>, detail: impl Into<String>) -> FieldError {
-    error(FieldErrorReason::Forbidden, path, String::new(), detail.into())
+    error(
+        FieldErrorReason::Forbidden,
+        path,
+        String::new(),
+        detail.into(),
+    )
 }
 
 pub fn duplicate<T: Serialize + ?Sized>(path: &Path<'_>, value: &T) -> FieldError {
-    error(FieldErrorReason::Duplicate, path, print_value(value), String::new())
+    error(
+        FieldErrorReason::Duplicate,
+        path,
+        print_value(value),
+        String::new(),
+    )
 }
 
 pub fn not_found<T: Serialize + ?Sized>(path: &Path<'_>, value: &T) -> FieldError {
-    error(FieldErrorReason::NotFound, path, print_value(value), String::new())
+    error(
+        FieldErrorReason::NotFound,
+        path,
+        print_value(value),
+        String::new(),
+    )
 }
 
 /// A value outside an enumeration; `supported` in the order in which they are to be printed.
-pub fn not_supported<T: Serialize + ?Sized>(path: &Path<'_>, value: &T, supported: &[&str]) -> FieldError {
+pub fn not_supported<T: Serialize + ?Sized>(
+    path: &Path<'_>,
+    value: &T,
+    supported: &[&str],
+) -> FieldError {
     let quoted: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
-    let detail = if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
-    error(FieldErrorReason::NotSupported, path, print_value(value), detail)
+    let detail = if quoted.is_empty() {
+        String::new()
+    } else {
+        format!("supported values: {}", quoted.join(", "))
+    };
+    error(
+        FieldErrorReason::NotSupported,
+        path,
+        print_value(value),
+        detail,
+    )
 }
 
 pub fn too_long(path: &Path<'_>, max_bytes: usize) -> FieldError {
     let unit = if max_bytes == 1 { "byte" } else { "bytes" };
-    error(FieldErrorReason::TooLong, path, String::new(), format!("may not be more than {max_bytes} {unit}"))
+    error(
+        FieldErrorReason::TooLong,
+        path,
+        String::new(),
+        format!("may not be more than {max_bytes} {unit}"),
+    )
 }
 
 pub fn too_long_characters(path: &Path<'_>, max_characters: usize) -> FieldError {
-    let unit = if max_characters == 1 { "character" } else { "characters" };
-    error(FieldErrorReason::TooLong, path, String::new(), format!("may not be more than {max_characters} {unit}"))
+    let unit = if max_characters == 1 {
+        "character"
+    } else {
+        "characters"
+    };
+    error(
+        FieldErrorReason::TooLong,
+        path,
+        String::new(),
+        format!("may not be more than {max_characters} {unit}"),
+    )
 }
 
 pub fn too_many(path: &Path<'_>, actual_count: usize, max_count: usize) -> FieldError {
     let unit = if max_count == 1 { "item" } else { "items" };
-    error(FieldErrorReason::TooMany, path, actual_count.to_string(), format!("must have at most {max_count} {unit}"))
+    error(
+        FieldErrorReason::TooMany,
+        path,
+        actual_count.to_string(),
+        format!("must have at most {max_count} {unit}"),
+    )
 }
 
 pub fn internal(path: &Path<'_>, detail: impl Into<String>) -> FieldError {
-    error(FieldErrorReason::Internal, path, String::new(), detail.into())
+    error(
+        FieldErrorReason::Internal,
+        path,
+        String::new(),
+        detail.into(),
+    )
 }
 
 #[cfg(test)]
@@ -192,21 +272,37 @@ mod tests {
         let check = |error: FieldError, expect: &str| assert_eq!(error.to_string(), expect);
         let spec = root("spec");
         check(
-            invalid(&spec.child("replicas"), &-1, "must be greater than or equal to 0"),
+            invalid(
+                &spec.child("replicas"),
+                &-1,
+                "must be greater than or equal to 0",
+            ),
             "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
         );
         check(
             invalid(&spec.child("ports").index(2).child("name"), "a\"b", "bad"),
             r#"spec.ports[2].name: Invalid value: "a\"b": bad"#,
         );
-        check(required(&spec.child("containers"), ""), "spec.containers: Required value");
-        check(duplicate(&spec.child("data").key("a.b"), "x"), r#"spec.data[a.b]: Duplicate value: "x""#);
+        check(
+            required(&spec.child("containers"), ""),
+            "spec.containers: Required value",
+        );
+        check(
+            duplicate(&spec.child("data").key("a.b"), "x"),
+            r#"spec.data[a.b]: Duplicate value: "x""#,
+        );
         check(
             not_supported(&spec.child("type"), "Foo", &["A", "B"]),
             r#"spec.type: Unsupported value: "Foo": supported values: "A", "B""#,
         );
-        check(too_long(&root("data"), 1), "data: Too long: may not be more than 1 byte");
-        check(too_many(&root("x"), 3, 1), "x: Too many: 3: must have at most 1 item");
+        check(
+            too_long(&root("data"), 1),
+            "data: Too long: may not be more than 1 byte",
+        );
+        check(
+            too_many(&root("x"), 3, 1),
+            "x: Too many: 3: must have at most 1 item",
+        );
         check(forbidden(&root("x"), "no"), "x: Forbidden: no");
     }
 
@@ -215,6 +311,9 @@ mod tests {
         let one = required(&root("a"), "");
         assert_eq!(aggregate(std::slice::from_ref(&one)), "a: Required value");
         let two = required(&root("b"), "");
-        assert_eq!(aggregate(&[one.clone(), two, one]), "[a: Required value, b: Required value]");
+        assert_eq!(
+            aggregate(&[one.clone(), two, one]),
+            "[a: Required value, b: Required value]"
+        );
     }
 }

@@ -16,10 +16,25 @@ pub fn parse_sloppy(text: &str) -> Option<IpAddr> {
     let mut octets = [0u8; 4];
     let mut parts = text.split('.');
     for octet in &mut octets {
-        let part = parts.next().filter(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))?;
-        *octet = part.trim_start_matches('0').parse().or_else(|cause| if part.trim_start_matches('0').is_empty() { Ok(0) } else { Err(cause) }).ok()?;
+        let part = parts
+            .next()
+            .filter(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))?;
+        *octet = part
+            .trim_start_matches('0')
+            .parse()
+            .or_else(|cause| {
+                if part.trim_start_matches('0').is_empty() {
+                    Ok(0)
+                } else {
+                    Err(cause)
+                }
+            })
+            .ok()?;
     }
-    parts.next().is_none().then(|| IpAddr::V4(Ipv4Addr::from(octets)))
+    parts
+        .next()
+        .is_none()
+        .then(|| IpAddr::V4(Ipv4Addr::from(octets)))
 }
 
 /// Parses `address/length`, leading zeros included; the address keeps its low bits.
@@ -53,10 +68,18 @@ pub fn validate(text: &str, known: &[&str], path: &Path<'_>, errors: &mut ErrorL
         return;
     }
     match (parse_sloppy(text), text.parse::<IpAddr>()) {
-        (None, _) => errors.push(invalid(path, text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")),
+        (None, _) => errors.push(invalid(
+            path,
+            text,
+            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+        )),
         (Some(_), Err(_)) => errors.push(invalid(path, text, "must not have leading 0s")),
         (Some(_), Ok(IpAddr::V6(address))) if address.to_ipv4_mapped().is_some() => {
-            errors.push(invalid(path, text, "must not be an IPv4-mapped IPv6 address"));
+            errors.push(invalid(
+                path,
+                text,
+                "must not be an IPv4-mapped IPv6 address",
+            ));
         }
         _ => {}
     }
@@ -68,17 +91,33 @@ pub fn validate_cidr(text: &str, known: &[&str], path: &Path<'_>, errors: &mut E
         return;
     }
     let Some((address, length)) = parse_cidr_sloppy(text) else {
-        errors.push(invalid(path, text, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"));
+        errors.push(invalid(
+            path,
+            text,
+            "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+        ));
         return;
     };
     let (address_text, length_text) = text.split_once('/').unwrap_or((text, ""));
     let padded = length_text.len() > 1 && length_text.starts_with('0');
     if address_text.parse::<IpAddr>().is_err() || padded {
-        errors.push(invalid(path, text, "must not have leading 0s in IP or prefix length"));
+        errors.push(invalid(
+            path,
+            text,
+            "must not have leading 0s in IP or prefix length",
+        ));
     } else if matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some()) {
-        errors.push(invalid(path, text, "must not have an IPv4-mapped IPv6 address"));
+        errors.push(invalid(
+            path,
+            text,
+            "must not have an IPv4-mapped IPv6 address",
+        ));
     } else if has_host_bits(address, length) {
-        errors.push(invalid(path, text, "must not have bits set beyond the prefix length"));
+        errors.push(invalid(
+            path,
+            text,
+            "must not have bits set beyond the prefix length",
+        ));
     }
 }
 
@@ -99,7 +138,11 @@ pub fn validate_strict(text: &str, path: &Path<'_>, errors: &mut ErrorList) {
         && let Ok(address) = text.parse::<IpAddr>()
         && address.to_string() != text
     {
-        errors.push(invalid(path, text, format!("must be in canonical form (\"{address}\")")));
+        errors.push(invalid(
+            path,
+            text,
+            format!("must be in canonical form (\"{address}\")"),
+        ));
     }
 }
 
@@ -113,15 +156,25 @@ mod tests {
         let check = |text: &str, expect: Option<&str>| {
             let mut errors = Vec::new();
             validate(text, &["::ffff:9.9.9.9"], &root("ip"), &mut errors);
-            assert_eq!(errors.first().map(|error| error.detail.as_str()), expect, "{text}");
+            assert_eq!(
+                errors.first().map(|error| error.detail.as_str()),
+                expect,
+                "{text}"
+            );
         };
         check("10.0.0.1", None);
         check("FE80::0001", None);
         check("::ffff:9.9.9.9", None);
         check("010.0.0.1", Some("must not have leading 0s"));
-        check("::ffff:1.2.3.4", Some("must not be an IPv4-mapped IPv6 address"));
+        check(
+            "::ffff:1.2.3.4",
+            Some("must not be an IPv4-mapped IPv6 address"),
+        );
         for text in ["", "1.2.3", "1.2.3.4.5", "1.2.3.256", "a", "1.2.3.4/8"] {
-            check(text, Some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
+            check(
+                text,
+                Some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+            );
         }
     }
 
@@ -130,15 +183,31 @@ mod tests {
         let check = |text: &str, expect: Option<&str>| {
             let mut errors = Vec::new();
             validate_cidr(text, &[], &root("cidr"), &mut errors);
-            assert_eq!(errors.first().map(|error| error.detail.as_str()), expect, "{text}");
+            assert_eq!(
+                errors.first().map(|error| error.detail.as_str()),
+                expect,
+                "{text}"
+            );
         };
         check("10.0.0.0/8", None);
         check("0.0.0.0/0", None);
         check("2001:db8::/32", None);
-        check("10.0.0.1/8", Some("must not have bits set beyond the prefix length"));
-        check("10.0.0.0/08", Some("must not have leading 0s in IP or prefix length"));
-        check("10.0.0.0", Some("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"));
-        check("10.0.0.0/33", Some("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"));
+        check(
+            "10.0.0.1/8",
+            Some("must not have bits set beyond the prefix length"),
+        );
+        check(
+            "10.0.0.0/08",
+            Some("must not have leading 0s in IP or prefix length"),
+        );
+        check(
+            "10.0.0.0",
+            Some("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"),
+        );
+        check(
+            "10.0.0.0/33",
+            Some("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"),
+        );
     }
 
     #[test]

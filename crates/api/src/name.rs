@@ -20,8 +20,14 @@ pub fn pattern_complaint(message: &str, pattern: &str, examples: &[&str]) -> Str
     if examples.is_empty() {
         return format!("{message} (regex used for validation is '{pattern}')");
     }
-    let examples: Vec<String> = examples.iter().map(|example| format!("'{example}', ")).collect();
-    format!("{message} (e.g. {}regex used for validation is '{pattern}')", examples.join(" or "))
+    let examples: Vec<String> = examples
+        .iter()
+        .map(|example| format!("'{example}', "))
+        .collect();
+    format!(
+        "{message} (e.g. {}regex used for validation is '{pattern}')",
+        examples.join(" or ")
+    )
 }
 
 pub fn range_complaint(low: i64, high: i64) -> String {
@@ -35,7 +41,9 @@ fn lower_alphanumeric(byte: u8) -> bool {
 fn matches_dns1123_label(value: &str) -> bool {
     let bytes = value.as_bytes();
     matches!((bytes.first(), bytes.last()), (Some(&first), Some(&last)) if lower_alphanumeric(first) && lower_alphanumeric(last))
-        && bytes.iter().all(|&byte| lower_alphanumeric(byte) || byte == b'-')
+        && bytes
+            .iter()
+            .all(|&byte| lower_alphanumeric(byte) || byte == b'-')
 }
 
 fn matches_dns1123_subdomain(value: &str) -> bool {
@@ -45,7 +53,9 @@ fn matches_dns1123_subdomain(value: &str) -> bool {
 pub fn dns1123_label(value: &str) -> Complaints {
     let mut complaints = Vec::new();
     if value.len() > DNS1123_LABEL_MAX {
-        complaints.push(format!("must be no more than {DNS1123_LABEL_MAX} characters"));
+        complaints.push(format!(
+            "must be no more than {DNS1123_LABEL_MAX} characters"
+        ));
     }
     if !matches_dns1123_label(value) {
         complaints.push(if matches_dns1123_subdomain(value) {
@@ -64,7 +74,9 @@ pub fn dns1123_label(value: &str) -> Complaints {
 fn dns1123_subdomain_in(value: &str, unit: &str) -> Complaints {
     let mut complaints = Vec::new();
     if value.len() > DNS1123_SUBDOMAIN_MAX {
-        complaints.push(format!("must be no more than {DNS1123_SUBDOMAIN_MAX} {unit}"));
+        complaints.push(format!(
+            "must be no more than {DNS1123_SUBDOMAIN_MAX} {unit}"
+        ));
     }
     if !matches_dns1123_subdomain(value) {
         complaints.push(pattern_complaint(
@@ -85,11 +97,15 @@ pub fn dns1123_subdomain_with_underscore(value: &str) -> Complaints {
     fn label(value: &str) -> bool {
         let value = value.strip_prefix('_').unwrap_or(value).as_bytes();
         matches!((value.first(), value.last()), (Some(&first), Some(&last)) if lower_alphanumeric(first) && lower_alphanumeric(last))
-            && value.iter().all(|&byte| lower_alphanumeric(byte) || byte == b'-' || byte == b'_')
+            && value
+                .iter()
+                .all(|&byte| lower_alphanumeric(byte) || byte == b'-' || byte == b'_')
     }
     let mut complaints = Vec::new();
     if value.len() > DNS1123_SUBDOMAIN_MAX {
-        complaints.push(format!("must be no more than {DNS1123_SUBDOMAIN_MAX} characters"));
+        complaints.push(format!(
+            "must be no more than {DNS1123_SUBDOMAIN_MAX} characters"
+        ));
     }
     if !value.split('.').all(label) {
         complaints.push(pattern_complaint(
@@ -104,7 +120,9 @@ pub fn dns1123_subdomain_with_underscore(value: &str) -> Complaints {
 pub fn dns1035_label(value: &str) -> Complaints {
     let mut complaints = Vec::new();
     if value.len() > DNS1123_LABEL_MAX {
-        complaints.push(format!("must be no more than {DNS1123_LABEL_MAX} characters"));
+        complaints.push(format!(
+            "must be no more than {DNS1123_LABEL_MAX} characters"
+        ));
     }
     if !(matches_dns1123_label(value) && value.as_bytes()[0].is_ascii_lowercase()) {
         complaints.push(pattern_complaint(
@@ -119,9 +137,14 @@ pub fn dns1035_label(value: &str) -> Complaints {
 pub fn wildcard_dns1123_subdomain(value: &str) -> Complaints {
     let mut complaints = Vec::new();
     if value.len() > DNS1123_SUBDOMAIN_MAX {
-        complaints.push(format!("must be no more than {DNS1123_SUBDOMAIN_MAX} characters"));
+        complaints.push(format!(
+            "must be no more than {DNS1123_SUBDOMAIN_MAX} characters"
+        ));
     }
-    if !value.strip_prefix("*.").is_some_and(matches_dns1123_subdomain) {
+    if !value
+        .strip_prefix("*.")
+        .is_some_and(matches_dns1123_subdomain)
+    {
         complaints.push(pattern_complaint(
             "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
             &format!(r"\*\.{DNS1123_SUBDOMAIN}"),
@@ -134,11 +157,12 @@ pub fn wildcard_dns1123_subdomain(value: &str) -> Complaints {
 fn matches_label_key(value: &str) -> bool {
     let bytes = value.as_bytes();
     matches!((bytes.first(), bytes.last()), (Some(first), Some(last)) if first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric())
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
-const LABEL_KEY_RULE: &str =
-    "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+const LABEL_KEY_RULE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 
 /// A label key, annotation key or finalizer: `[prefix/]name` (upstream's IsQualifiedName).
 pub fn qualified_name(value: &str) -> Complaints {
@@ -157,14 +181,20 @@ pub fn qualified_name(value: &str) -> Complaints {
             name
         }
         Some((prefix, name)) => {
-            complaints.extend(dns1123_subdomain_in(prefix, "bytes").into_iter().map(|text| format!("prefix part {text}")));
+            complaints.extend(
+                dns1123_subdomain_in(prefix, "bytes")
+                    .into_iter()
+                    .map(|text| format!("prefix part {text}")),
+            );
             name
         }
     };
     if name.is_empty() {
         complaints.push("name part must be non-empty".to_string());
     } else if name.len() > LABEL_VALUE_MAX {
-        complaints.push(format!("name part must be no more than {LABEL_VALUE_MAX} bytes"));
+        complaints.push(format!(
+            "name part must be no more than {LABEL_VALUE_MAX} bytes"
+        ));
     }
     if !matches_label_key(name) {
         complaints.push(format!(
@@ -192,8 +222,12 @@ pub fn label_value(value: &str) -> Complaints {
 
 pub fn c_identifier(value: &str) -> Complaints {
     let bytes = value.as_bytes();
-    let good = bytes.first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_')
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+    let good = bytes
+        .first()
+        .is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_')
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
     if good {
         return Vec::new();
     }
@@ -209,7 +243,10 @@ pub fn env_var_name(value: &str) -> Complaints {
     if value.is_empty() {
         return vec!["environment variable name must be non-empty".to_string()];
     }
-    if value.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'=') {
+    if value
+        .bytes()
+        .all(|byte| (b' '..=b'~').contains(&byte) && byte != b'=')
+    {
         return Vec::new();
     }
     vec!["a valid environment variable name must consist only of printable ASCII characters other than '='".to_string()]
@@ -219,9 +256,14 @@ pub fn env_var_name(value: &str) -> Complaints {
 pub fn config_map_key(value: &str) -> Complaints {
     let mut complaints = Vec::new();
     if value.len() > DNS1123_SUBDOMAIN_MAX {
-        complaints.push(format!("must be no more than {DNS1123_SUBDOMAIN_MAX} characters"));
+        complaints.push(format!(
+            "must be no more than {DNS1123_SUBDOMAIN_MAX} characters"
+        ));
     }
-    let good = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+    let good = !value.is_empty()
+        && value
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
     if !good {
         complaints.push(pattern_complaint(
             "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
@@ -245,8 +287,14 @@ pub fn port_name(value: &str) -> Complaints {
         complaints.push("must be no more than 15 characters".to_string());
     }
     let bytes = value.as_bytes();
-    if bytes.is_empty() || !bytes.iter().all(|&byte| lower_alphanumeric(byte) || byte == b'-') {
-        complaints.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_string());
+    if bytes.is_empty()
+        || !bytes
+            .iter()
+            .all(|&byte| lower_alphanumeric(byte) || byte == b'-')
+    {
+        complaints.push(
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_string(),
+        );
     }
     if !bytes.iter().any(u8::is_ascii_lowercase) {
         complaints.push("must contain at least one letter (a-z)".to_string());
@@ -265,7 +313,11 @@ pub fn port_number(value: i64) -> Complaints {
 }
 
 pub fn in_range(value: i64, low: i64, high: i64) -> Complaints {
-    if (low..=high).contains(&value) { Vec::new() } else { vec![range_complaint(low, high)] }
+    if (low..=high).contains(&value) {
+        Vec::new()
+    } else {
+        vec![range_complaint(low, high)]
+    }
 }
 
 pub fn percent(value: &str) -> Complaints {
@@ -273,14 +325,26 @@ pub fn percent(value: &str) -> Complaints {
     if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Vec::new();
     }
-    vec![pattern_complaint("a valid percent string must be a numeric string followed by an ending '%'", "[0-9]+%", &["1%", "93%"])]
+    vec![pattern_complaint(
+        "a valid percent string must be a numeric string followed by an ending '%'",
+        "[0-9]+%",
+        &["1%", "93%"],
+    )]
 }
 
 pub fn http_header_name(value: &str) -> Complaints {
-    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+    if !value.is_empty()
+        && value
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    {
         return Vec::new();
     }
-    vec![pattern_complaint("a valid HTTP header must consist of alphanumeric characters or '-'", "[-A-Za-z0-9]+", &["X-Header-Name"])]
+    vec![pattern_complaint(
+        "a valid HTTP header must consist of alphanumeric characters or '-'",
+        "[-A-Za-z0-9]+",
+        &["X-Header-Name"],
+    )]
 }
 
 /// A name that only has to fit into a URL path (RBAC kinds).
@@ -288,7 +352,11 @@ pub fn path_segment(value: &str, prefix: bool) -> Complaints {
     if !prefix && (value == "." || value == "..") {
         return vec![format!("may not be '{value}'")];
     }
-    ["/", "%"].iter().filter(|bad| value.contains(**bad)).map(|bad| format!("may not contain '{bad}'")).collect()
+    ["/", "%"]
+        .iter()
+        .filter(|bad| value.contains(**bad))
+        .map(|bad| format!("may not contain '{bad}'"))
+        .collect()
 }
 
 /// Which rule a kind's `metadata.name` follows.
@@ -306,13 +374,14 @@ impl NameRule {
     /// Checks a name, or (`prefix`) a generateName, whose trailing dash will be followed by something.
     pub fn check(self, name: &str, prefix: bool) -> Complaints {
         let masked;
-        let name = if prefix && name.len() > 1 && name.ends_with('-') && self != NameRule::PathSegment {
-            // Upstream cuts two bytes and adds one: keep the length rule the same as there.
-            masked = format!("{}a", name.get(..name.len() - 2).unwrap_or(""));
-            &masked
-        } else {
-            name
-        };
+        let name =
+            if prefix && name.len() > 1 && name.ends_with('-') && self != NameRule::PathSegment {
+                // Upstream cuts two bytes and adds one: keep the length rule the same as there.
+                masked = format!("{}a", name.get(..name.len() - 2).unwrap_or(""));
+                &masked
+            } else {
+                name
+            };
         match self {
             NameRule::Dns1123Subdomain => dns1123_subdomain(name),
             NameRule::Dns1123Label => dns1123_label(name),
@@ -335,7 +404,9 @@ pub fn generated(base: &str, random: [u8; GENERATED_SUFFIX_LENGTH]) -> String {
     }
     let mut name = String::with_capacity(end + GENERATED_SUFFIX_LENGTH);
     name.push_str(&base[..end]);
-    name.extend(random.iter().map(|byte| char::from(GENERATED_SUFFIX_ALPHABET[usize::from(*byte) % GENERATED_SUFFIX_ALPHABET.len()])));
+    name.extend(random.iter().map(|byte| {
+        char::from(GENERATED_SUFFIX_ALPHABET[usize::from(*byte) % GENERATED_SUFFIX_ALPHABET.len()])
+    }));
     name
 }
 
@@ -355,40 +426,91 @@ mod tests {
     #[test]
     fn rules() {
         let long = "a".repeat(64);
-        check_all(dns1123_label, &["a", "a1", "0", "a-b", &"a".repeat(63)], &["", "A", "a-", "-a", "a.b", "a_b", "ä", &long]);
-        check_all(dns1123_subdomain, &["a", "a.b", "1.2.3", "a-b.c"], &["", ".", "a..b", "a.", "A.b", "a_b", &"a".repeat(254)]);
-        check_all(dns1035_label, &["a", "a1", "a-1"], &["", "1a", "a-", "a.b", &long]);
+        check_all(
+            dns1123_label,
+            &["a", "a1", "0", "a-b", &"a".repeat(63)],
+            &["", "A", "a-", "-a", "a.b", "a_b", "ä", &long],
+        );
+        check_all(
+            dns1123_subdomain,
+            &["a", "a.b", "1.2.3", "a-b.c"],
+            &["", ".", "a..b", "a.", "A.b", "a_b", &"a".repeat(254)],
+        );
+        check_all(
+            dns1035_label,
+            &["a", "a1", "a-1"],
+            &["", "1a", "a-", "a.b", &long],
+        );
         check_all(
             qualified_name,
             &["a", "A.b_c-d", "x/y", "example.com/My.Name", "1"],
-            &["", "/", "a/", "/a", "a/b/c", "A/b", "-a", "a-", "a b", &long],
+            &[
+                "", "/", "a/", "/a", "a/b/c", "A/b", "-a", "a-", "a b", &long,
+            ],
         );
-        check_all(label_value, &["", "a", "A_1.b", "0"], &["-", "a-", "a b", &long]);
-        check_all(config_map_key, &["a", ".a", "a..b", "...".trim_end_matches("..")].map(|v| if v == "." { "_" } else { v }), &["", ".", "..", "..a", "a/b"]);
-        check_all(port_name, &["http", "a1", "1a", "a-b"], &["", "1", "a--b", "-a", "a-", "A", "abcdefghijklmnop"]);
+        check_all(
+            label_value,
+            &["", "a", "A_1.b", "0"],
+            &["-", "a-", "a b", &long],
+        );
+        check_all(
+            config_map_key,
+            &["a", ".a", "a..b", "...".trim_end_matches("..")]
+                .map(|v| if v == "." { "_" } else { v }),
+            &["", ".", "..", "..a", "a/b"],
+        );
+        check_all(
+            port_name,
+            &["http", "a1", "1a", "a-b"],
+            &["", "1", "a--b", "-a", "a-", "A", "abcdefghijklmnop"],
+        );
         check_all(percent, &["0%", "100%"], &["", "%", "1", "a%", "-1%"]);
-        check_all(env_var_name, &["a", "1", "a b", "A.B"], &["", "a=b", "ä", "\n"]);
+        check_all(
+            env_var_name,
+            &["a", "1", "a b", "A.B"],
+            &["", "a=b", "ä", "\n"],
+        );
         check_all(c_identifier, &["a", "_1", "A"], &["", "1", "a-b"]);
         check_all(http_header_name, &["X-A"], &["", "a b", "a:"]);
         check_all(wildcard_dns1123_subdomain, &["*.a"], &["*", "a", "*."]);
-        check_all(dns1123_subdomain_with_underscore, &["_a.b", "a_b"], &["", "a-", "__a"]);
+        check_all(
+            dns1123_subdomain_with_underscore,
+            &["_a.b", "a_b"],
+            &["", "a-", "__a"],
+        );
     }
 
     #[test]
     fn words_are_upstreams() {
         let check = |complaints: Complaints, expect: &[&str]| assert_eq!(complaints, expect);
-        check(dns1123_label("Foo"), &["a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"]);
+        check(
+            dns1123_label("Foo"),
+            &[
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+            ],
+        );
         check(dns1123_label("a.b"), &["must not contain dots"]);
-        check(qualified_name("a/b/c"), &["a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"]);
+        check(
+            qualified_name("a/b/c"),
+            &[
+                "a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+            ],
+        );
         check(port_number(0), &["must be between 1 and 65535, inclusive"]);
-        check(path_segment("a/b%", false), &["may not contain '/'", "may not contain '%'"]);
+        check(
+            path_segment("a/b%", false),
+            &["may not contain '/'", "may not contain '%'"],
+        );
         check(path_segment("..", false), &["may not be '..'"]);
     }
 
     #[test]
     fn generated_names_fit() {
         assert_eq!(generated("web-", [0, 1, 2, 3, 4]), "web-bcdfg");
-        assert_eq!(generated(&"a".repeat(80), [27, 26, 0, 0, 0]), format!("{}b9bbb", "a".repeat(58)));
+        assert_eq!(
+            generated(&"a".repeat(80), [27, 26, 0, 0, 0]),
+            format!("{}b9bbb", "a".repeat(58))
+        );
         assert!(NameRule::Dns1123Label.check("web-", true).is_empty());
         assert!(!NameRule::Dns1123Label.check("web-", false).is_empty());
     }

@@ -20,7 +20,10 @@ enum Segment<'a> {
 
 /// A path of one name; an empty name stands for the whole object.
 pub fn root(name: &str) -> Path<'_> {
-    Path { parent: None, segment: Segment::Name(name) }
+    Path {
+        parent: None,
+        segment: Segment::Name(name),
+    }
 }
 
 impl<'a> Path<'a> {
@@ -28,14 +31,20 @@ impl<'a> Path<'a> {
     where
         'a: 'b,
     {
-        Path { parent: Some(self), segment: Segment::Name(name) }
+        Path {
+            parent: Some(self),
+            segment: Segment::Name(name),
+        }
     }
 
     pub fn index<'b>(&'b self, index: usize) -> Path<'b>
     where
         'a: 'b,
     {
-        Path { parent: Some(self), segment: Segment::Index(index) }
+        Path {
+            parent: Some(self),
+            segment: Segment::Index(index),
+        }
     }
 
     /// An entry of a map: printed `[key]`.
@@ -43,7 +52,10 @@ impl<'a> Path<'a> {
     where
         'a: 'b,
     {
-        Path { parent: Some(self), segment: Segment::Key(key) }
+        Path {
+            parent: Some(self),
+            segment: Segment::Key(key),
+        }
     }
 }
 

@@ -37,7 +37,10 @@ impl QosClass {
 /// What the scheduler has to reserve for a pod.
 pub fn requests(spec: &PodSpec) -> Amounts {
     let mut amounts = aggregate_container_requests(spec);
-    let pod_level = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    let pod_level = spec
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.requests.as_ref());
     for (resource, text) in pod_level.into_iter().flatten() {
         if is_pod_level(resource) {
             amounts.insert(resource.clone(), amount(text));
@@ -50,7 +53,10 @@ pub fn requests(spec: &PodSpec) -> Amounts {
 /// What a pod may use at most; a resource that is not limited is absent.
 pub fn limits(spec: &PodSpec) -> Amounts {
     let mut amounts = aggregate_container_limits(spec);
-    let pod_level = spec.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+    let pod_level = spec
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.limits.as_ref());
     for (resource, text) in pod_level.into_iter().flatten() {
         if is_pod_level(resource) {
             amounts.insert(resource.clone(), amount(text));
@@ -66,15 +72,28 @@ pub fn limits(spec: &PodSpec) -> Amounts {
 
 /// Requests of the containers alone, without pod-level numbers and overhead.
 pub fn aggregate_container_requests(spec: &PodSpec) -> Amounts {
-    aggregate(spec, |container| container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
+    aggregate(spec, |container| {
+        container
+            .resources
+            .as_ref()
+            .and_then(|resources| resources.requests.as_ref())
+    })
 }
 
 /// Limits of the containers alone, without pod-level numbers and overhead.
 pub fn aggregate_container_limits(spec: &PodSpec) -> Amounts {
-    aggregate(spec, |container| container.resources.as_ref().and_then(|resources| resources.limits.as_ref()))
+    aggregate(spec, |container| {
+        container
+            .resources
+            .as_ref()
+            .and_then(|resources| resources.limits.as_ref())
+    })
 }
 
-fn aggregate<'a>(spec: &'a PodSpec, list: impl Fn(&'a Container) -> Option<&'a BTreeMap<String, Text>>) -> Amounts {
+fn aggregate<'a>(
+    spec: &'a PodSpec,
+    list: impl Fn(&'a Container) -> Option<&'a BTreeMap<String, Text>>,
+) -> Amounts {
     let mut running = Amounts::new();
     for container in &spec.containers {
         add_texts(&mut running, list(container));
@@ -134,12 +153,20 @@ pub fn qos_class(spec: &PodSpec) -> QosClass {
             .collect()
     };
     if let Some(resources) = &spec.resources {
-        let (requests, limits) = (relevant(resources.requests.as_ref()), relevant(resources.limits.as_ref()));
-        let all_limited = limits.len() == 2 || resources.limits.as_ref().is_none_or(BTreeMap::is_empty);
+        let (requests, limits) = (
+            relevant(resources.requests.as_ref()),
+            relevant(resources.limits.as_ref()),
+        );
+        let all_limited =
+            limits.len() == 2 || resources.limits.as_ref().is_none_or(BTreeMap::is_empty);
         return class_of(&requests, &limits, all_limited);
     }
     let (mut requests, mut limits, mut all_limited) = (Amounts::new(), Amounts::new(), true);
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+    for container in spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+    {
         let resources = container.resources.as_ref();
         let sum = |sums: &mut Amounts, amounts: &Amounts| {
             for (resource, amount) in amounts {
@@ -147,7 +174,10 @@ pub fn qos_class(spec: &PodSpec) -> QosClass {
                 *sum = sum.add(amount);
             }
         };
-        sum(&mut requests, &relevant(resources.and_then(|resources| resources.requests.as_ref())));
+        sum(
+            &mut requests,
+            &relevant(resources.and_then(|resources| resources.requests.as_ref())),
+        );
         let container_limits = relevant(resources.and_then(|resources| resources.limits.as_ref()));
         sum(&mut limits, &container_limits);
         all_limited &= container_limits.len() == 2;
@@ -159,13 +189,23 @@ fn class_of(requests: &Amounts, limits: &Amounts, all_limited: bool) -> QosClass
     if requests.is_empty() && limits.is_empty() {
         return QosClass::BestEffort;
     }
-    let equal = requests.iter().all(|(resource, request)| limits.get(resource) == Some(request));
-    if all_limited && equal && requests.len() == limits.len() { QosClass::Guaranteed } else { QosClass::Burstable }
+    let equal = requests
+        .iter()
+        .all(|(resource, request)| limits.get(resource) == Some(request));
+    if all_limited && equal && requests.len() == limits.len() {
+        QosClass::Guaranteed
+    } else {
+        QosClass::Burstable
+    }
 }
 
 /// The QoS class in the status, else the one that the spec implies.
 pub fn qos_class_of(pod: &Pod) -> QosClass {
-    match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
+    match pod
+        .status
+        .as_ref()
+        .and_then(|status| status.qos_class.as_deref())
+    {
         Some("Guaranteed") => QosClass::Guaranteed,
         Some("Burstable") => QosClass::Burstable,
         Some("BestEffort") => QosClass::BestEffort,
@@ -174,27 +214,47 @@ pub fn qos_class_of(pod: &Pod) -> QosClass {
 }
 
 pub fn condition<'a>(status: &'a PodStatus, type_: &str) -> Option<&'a PodCondition> {
-    status.conditions.iter().flatten().find(|condition| condition.type_ == type_)
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == type_)
 }
 
 /// Whether the condition `Ready` is `True`.
 pub fn is_ready(pod: &Pod) -> bool {
-    let ready = pod.status.as_ref().and_then(|status| condition(status, "Ready"));
+    let ready = pod
+        .status
+        .as_ref()
+        .and_then(|status| condition(status, "Ready"));
     ready.is_some_and(|condition| condition.status == "True")
 }
 
 /// Ready for at least `min_ready_seconds` at `now_seconds` (Unix time).
 pub fn is_available(pod: &Pod, min_ready_seconds: i32, now_seconds: i64) -> bool {
-    let Some(ready) = pod.status.as_ref().and_then(|status| condition(status, "Ready")).filter(|ready| ready.status == "True") else {
+    let Some(ready) = pod
+        .status
+        .as_ref()
+        .and_then(|status| condition(status, "Ready"))
+        .filter(|ready| ready.status == "True")
+    else {
         return false;
     };
     min_ready_seconds == 0
-        || ready.last_transition_time.as_ref().is_some_and(|time| time.0.as_second() + i64::from(min_ready_seconds) <= now_seconds)
+        || ready
+            .last_transition_time
+            .as_ref()
+            .is_some_and(|time| time.0.as_second() + i64::from(min_ready_seconds) <= now_seconds)
 }
 
 /// Ended for good: phase `Succeeded` or `Failed`.
 pub fn is_terminal(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
+    matches!(
+        pod.status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref()),
+        Some("Succeeded" | "Failed")
+    )
 }
 
 /// Neither ended nor being deleted.
@@ -205,12 +265,19 @@ pub fn is_active(pod: &Pod) -> bool {
 /// Sets a condition; the transition time moves only when its status does. Answers whether anything changed.
 pub fn set_condition(status: &mut PodStatus, mut new: PodCondition, now: &Time) -> bool {
     let conditions = status.conditions.get_or_insert_default();
-    let Some(old) = conditions.iter_mut().find(|condition| condition.type_ == new.type_) else {
+    let Some(old) = conditions
+        .iter_mut()
+        .find(|condition| condition.type_ == new.type_)
+    else {
         new.last_transition_time = Some(now.clone());
         conditions.push(new);
         return true;
     };
-    new.last_transition_time = if old.status == new.status { old.last_transition_time.clone() } else { Some(now.clone()) };
+    new.last_transition_time = if old.status == new.status {
+        old.last_transition_time.clone()
+    } else {
+        Some(now.clone())
+    };
     let changed = *old != new;
     *old = new;
     changed
@@ -227,7 +294,10 @@ mod tests {
     }
 
     fn texts(amounts: &Amounts) -> Vec<String> {
-        amounts.iter().map(|(resource, amount)| format!("{resource}={amount}")).collect()
+        amounts
+            .iter()
+            .map(|(resource, amount)| format!("{resource}={amount}"))
+            .collect()
     }
 
     fn container(cpu: &str) -> serde_json::Value {
@@ -242,31 +312,64 @@ mod tests {
 
     #[test]
     fn requests_by_the_keps() {
-        let check = |value: serde_json::Value, expect: &[&str]| assert_eq!(texts(&requests(&spec(value))), expect);
-        check(json!({"containers": [container("1"), container("500m")]}), &["cpu=1500m"]);
-        check(json!({"containers": [container("1")], "initContainers": [container("3"), container("2")]}), &["cpu=3"]);
-        check(json!({"containers": [container("1")], "initContainers": [sidecar("1"), container("3")]}), &["cpu=4"]);
-        check(json!({"containers": [container("1")], "initContainers": [container("1"), sidecar("2")]}), &["cpu=3"]);
-        check(json!({"containers": [container("1")], "overhead": {"cpu": "100m", "memory": "1Mi"}}), &["cpu=1100m", "memory=1Mi"]);
-        check(json!({"containers": [container("1")], "resources": {"requests": {"cpu": "5"}}}), &["cpu=5"]);
+        let check = |value: serde_json::Value, expect: &[&str]| {
+            assert_eq!(texts(&requests(&spec(value))), expect)
+        };
+        check(
+            json!({"containers": [container("1"), container("500m")]}),
+            &["cpu=1500m"],
+        );
+        check(
+            json!({"containers": [container("1")], "initContainers": [container("3"), container("2")]}),
+            &["cpu=3"],
+        );
+        check(
+            json!({"containers": [container("1")], "initContainers": [sidecar("1"), container("3")]}),
+            &["cpu=4"],
+        );
+        check(
+            json!({"containers": [container("1")], "initContainers": [container("1"), sidecar("2")]}),
+            &["cpu=3"],
+        );
+        check(
+            json!({"containers": [container("1")], "overhead": {"cpu": "100m", "memory": "1Mi"}}),
+            &["cpu=1100m", "memory=1Mi"],
+        );
+        check(
+            json!({"containers": [container("1")], "resources": {"requests": {"cpu": "5"}}}),
+            &["cpu=5"],
+        );
     }
 
     #[test]
     fn limits_take_overhead_only_where_limited() {
-        let spec = spec(json!({"containers": [container("1")], "overhead": {"cpu": "100m", "memory": "1Mi"}}));
+        let spec = spec(
+            json!({"containers": [container("1")], "overhead": {"cpu": "100m", "memory": "1Mi"}}),
+        );
         assert_eq!(texts(&limits(&spec)), ["cpu=1100m"]);
     }
 
     #[test]
     fn qos() {
-        let check = |value: serde_json::Value, expect: QosClass| assert_eq!(qos_class(&spec(value)), expect);
+        let check = |value: serde_json::Value, expect: QosClass| {
+            assert_eq!(qos_class(&spec(value)), expect)
+        };
         let full = json!({"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "1024Mi"}}});
         check(json!({"containers": [{"name": "c"}]}), QosClass::BestEffort);
-        check(json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "0"}}}]}), QosClass::BestEffort);
+        check(
+            json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "0"}}}]}),
+            QosClass::BestEffort,
+        );
         check(json!({"containers": [container("1")]}), QosClass::Burstable);
         check(json!({"containers": [full]}), QosClass::Guaranteed);
-        check(json!({"containers": [full, {"name": "d"}]}), QosClass::Burstable);
-        check(json!({"containers": [full], "initContainers": [container("1")]}), QosClass::Burstable);
+        check(
+            json!({"containers": [full, {"name": "d"}]}),
+            QosClass::Burstable,
+        );
+        check(
+            json!({"containers": [full], "initContainers": [container("1")]}),
+            QosClass::Burstable,
+        );
         check(
             json!({"containers": [{"name": "c"}], "resources": {"limits": {"cpu": "1", "memory": "1"}, "requests": {"cpu": "1", "memory": "1"}}}),
             QosClass::Guaranteed,

@@ -49,19 +49,33 @@ pub enum QuantityError {
 }
 
 impl Quantity {
-    pub const ZERO: Quantity = Quantity { mantissa: 0, exponent: 0, format: Format::DecimalSi };
+    pub const ZERO: Quantity = Quantity {
+        mantissa: 0,
+        exponent: 0,
+        format: Format::DecimalSi,
+    };
 
     pub fn parse(text: &str) -> Result<Quantity, QuantityError> {
         parse(text).map(|(quantity, _)| quantity)
     }
 
     pub fn from_value(value: i64, format: Format) -> Quantity {
-        Quantity { mantissa: i128::from(value), exponent: 0, format }.normalized()
+        Quantity {
+            mantissa: i128::from(value),
+            exponent: 0,
+            format,
+        }
+        .normalized()
     }
 
     /// From thousandths: `from_millis(1500)` is `1500m`.
     pub fn from_millis(millis: i64) -> Quantity {
-        Quantity { mantissa: i128::from(millis), exponent: MILLI, format: Format::DecimalSi }.normalized()
+        Quantity {
+            mantissa: i128::from(millis),
+            exponent: MILLI,
+            format: Format::DecimalSi,
+        }
+        .normalized()
     }
 
     pub fn format(&self) -> Format {
@@ -99,9 +113,22 @@ impl Quantity {
     pub fn scaled(&self, scale: i32) -> i64 {
         let rounded = self.rounded_up(scale);
         let shift = i64::from(rounded.exponent) - i64::from(scale);
-        let value = u32::try_from(shift).ok().and_then(|shift| 10i128.checked_pow(shift)).and_then(|factor| rounded.mantissa.checked_mul(factor));
-        let saturated = if rounded.mantissa < 0 { i64::MIN } else { i64::MAX };
-        if rounded.mantissa == 0 { 0 } else { value.and_then(|value| i64::try_from(value).ok()).unwrap_or(saturated) }
+        let value = u32::try_from(shift)
+            .ok()
+            .and_then(|shift| 10i128.checked_pow(shift))
+            .and_then(|factor| rounded.mantissa.checked_mul(factor));
+        let saturated = if rounded.mantissa < 0 {
+            i64::MIN
+        } else {
+            i64::MAX
+        };
+        if rounded.mantissa == 0 {
+            0
+        } else {
+            value
+                .and_then(|value| i64::try_from(value).ok())
+                .unwrap_or(saturated)
+        }
     }
 
     /// Rounded away from zero to a multiple of `10^scale`.
@@ -112,34 +139,62 @@ impl Quantity {
         let shift = u32::try_from(i64::from(scale) - i64::from(self.exponent)).unwrap_or(u32::MAX);
         let mantissa = match 10i128.checked_pow(shift) {
             Some(factor) => {
-                let carry = if self.mantissa % factor != 0 { self.mantissa.signum() } else { 0 };
+                let carry = if self.mantissa % factor != 0 {
+                    self.mantissa.signum()
+                } else {
+                    0
+                };
                 self.mantissa / factor + carry
             }
             None => self.mantissa.signum(),
         };
-        Quantity { mantissa, exponent: scale, format: self.format }.normalized()
+        Quantity {
+            mantissa,
+            exponent: scale,
+            format: self.format,
+        }
+        .normalized()
     }
 
     pub fn add(&self, other: &Quantity) -> Quantity {
-        let format = if self.is_zero() { other.format } else { self.format };
+        let format = if self.is_zero() {
+            other.format
+        } else {
+            self.format
+        };
         if other.is_zero() {
             return Quantity { format, ..*self };
         }
         if self.is_zero() {
             return *other;
         }
-        let (low, high) = if self.exponent <= other.exponent { (self, other) } else { (other, self) };
+        let (low, high) = if self.exponent <= other.exponent {
+            (self, other)
+        } else {
+            (other, self)
+        };
         // Bring both to the lower exponent; if that does not fit, give up the low digits.
-        let shift = u32::try_from(i64::from(high.exponent) - i64::from(low.exponent)).unwrap_or(u32::MAX);
+        let shift =
+            u32::try_from(i64::from(high.exponent) - i64::from(low.exponent)).unwrap_or(u32::MAX);
         let room = DIGITS_MAX.saturating_sub(digits(high.mantissa));
         let sum = if shift <= room {
-            Quantity { mantissa: high.mantissa * 10i128.pow(shift) + low.mantissa, exponent: low.exponent, format }
-        } else {
-            let exponent = high.exponent.saturating_sub(i32::try_from(room).unwrap_or(0));
-            let low = low.rounded_up(exponent);
-            let low_shift = u32::try_from(i64::from(low.exponent) - i64::from(exponent)).unwrap_or(0);
             Quantity {
-                mantissa: high.mantissa * 10i128.pow(room) + low.mantissa.saturating_mul(10i128.saturating_pow(low_shift)),
+                mantissa: high.mantissa * 10i128.pow(shift) + low.mantissa,
+                exponent: low.exponent,
+                format,
+            }
+        } else {
+            let exponent = high
+                .exponent
+                .saturating_sub(i32::try_from(room).unwrap_or(0));
+            let low = low.rounded_up(exponent);
+            let low_shift =
+                u32::try_from(i64::from(low.exponent) - i64::from(exponent)).unwrap_or(0);
+            Quantity {
+                mantissa: high.mantissa * 10i128.pow(room)
+                    + low
+                        .mantissa
+                        .saturating_mul(10i128.saturating_pow(low_shift)),
                 exponent,
                 format,
             }
@@ -152,7 +207,10 @@ impl Quantity {
     }
 
     pub fn negated(&self) -> Quantity {
-        Quantity { mantissa: -self.mantissa, ..*self }
+        Quantity {
+            mantissa: -self.mantissa,
+            ..*self
+        }
     }
 
     fn normalized(mut self) -> Quantity {
@@ -169,7 +227,12 @@ impl Quantity {
 
     fn bounded(mut self) -> Quantity {
         while digits(self.mantissa) > DIGITS_MAX {
-            self.mantissa = self.mantissa / 10 + if self.mantissa % 10 != 0 { self.mantissa.signum() } else { 0 };
+            self.mantissa = self.mantissa / 10
+                + if self.mantissa % 10 != 0 {
+                    self.mantissa.signum()
+                } else {
+                    0
+                };
             self.exponent = self.exponent.saturating_add(1);
         }
         self
@@ -177,7 +240,10 @@ impl Quantity {
 }
 
 fn digits(number: i128) -> u32 {
-    number.unsigned_abs().checked_ilog10().map_or(0, |log| log + 1)
+    number
+        .unsigned_abs()
+        .checked_ilog10()
+        .map_or(0, |log| log + 1)
 }
 
 impl PartialEq for Quantity {
@@ -200,19 +266,29 @@ impl Ord for Quantity {
         if by_sign != Ordering::Equal || self.mantissa == 0 {
             return by_sign;
         }
-        let magnitude = |quantity: &Quantity| i64::from(digits(quantity.mantissa)) + i64::from(quantity.exponent);
+        let magnitude = |quantity: &Quantity| {
+            i64::from(digits(quantity.mantissa)) + i64::from(quantity.exponent)
+        };
         let by_magnitude = match magnitude(self).cmp(&magnitude(other)) {
             Ordering::Equal => {
                 // The same number of digits before the point: at most 37 after bringing both to one exponent.
                 let low = self.exponent.min(other.exponent);
                 let aligned = |quantity: &Quantity| {
-                    quantity.mantissa.abs() * 10i128.pow(u32::try_from(i64::from(quantity.exponent) - i64::from(low)).unwrap_or(0))
+                    quantity.mantissa.abs()
+                        * 10i128.pow(
+                            u32::try_from(i64::from(quantity.exponent) - i64::from(low))
+                                .unwrap_or(0),
+                        )
                 };
                 aligned(self).cmp(&aligned(other))
             }
             unequal => unequal,
         };
-        if self.mantissa < 0 { by_magnitude.reverse() } else { by_magnitude }
+        if self.mantissa < 0 {
+            by_magnitude.reverse()
+        } else {
+            by_magnitude
+        }
     }
 }
 
@@ -225,7 +301,10 @@ impl fmt::Display for Quantity {
         if self.format == Format::BinarySi
             && self.is_whole()
             && self.exponent <= EXA + 20
-            && let Some(mut value) = u32::try_from(self.exponent).ok().and_then(|exponent| 10i128.checked_pow(exponent)).and_then(|factor| self.mantissa.checked_mul(factor))
+            && let Some(mut value) = u32::try_from(self.exponent)
+                .ok()
+                .and_then(|exponent| 10i128.checked_pow(exponent))
+                .and_then(|factor| self.mantissa.checked_mul(factor))
             && value.abs() >= 1024
         {
             let mut power = 0;
@@ -233,7 +312,11 @@ impl fmt::Display for Quantity {
                 value /= 1024;
                 power += 1;
             }
-            return write!(f, "{value}{}", ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][power]);
+            return write!(
+                f,
+                "{value}{}",
+                ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][power]
+            );
         }
         let mut exponent = self.exponent - self.exponent.rem_euclid(3);
         // Past what digits before an `E` can reasonably show, only the exponent notation is left.
@@ -246,7 +329,11 @@ impl fmt::Display for Quantity {
             f.write_str("0")?;
         }
         if exponential {
-            return if exponent == 0 { Ok(()) } else { write!(f, "e{exponent}") };
+            return if exponent == 0 {
+                Ok(())
+            } else {
+                write!(f, "e{exponent}")
+            };
         }
         f.write_str(match exponent {
             -9 => "n",
@@ -294,10 +381,15 @@ fn parse(text: &str) -> Result<(Quantity, bool), QuantityError> {
     };
     let unpadded = unsigned.trim_start_matches('0');
     let is_digit = |character: char| character.is_ascii_digit();
-    let whole_end = unpadded.find(|character: char| !is_digit(character)).unwrap_or(unpadded.len());
+    let whole_end = unpadded
+        .find(|character: char| !is_digit(character))
+        .unwrap_or(unpadded.len());
     let (whole, rest) = unpadded.split_at(whole_end);
     let (fraction, suffix) = match rest.strip_prefix('.') {
-        Some(rest) => rest.split_at(rest.find(|character: char| !is_digit(character)).unwrap_or(rest.len())),
+        Some(rest) => rest.split_at(
+            rest.find(|character: char| !is_digit(character))
+                .unwrap_or(rest.len()),
+        ),
         None => ("", rest),
     };
     let (base_power, exponent, format) = interpret(suffix)?;
@@ -322,7 +414,9 @@ fn parse(text: &str) -> Result<(Quantity, bool), QuantityError> {
         let capped = mantissa.checked_mul(1 << base_power).filter(|_| scale <= 0);
         let whole_part = capped.map(|value| value / 10i128.pow(u32::try_from(-scale).unwrap_or(0)));
         match (capped, whole_part) {
-            (Some(value), Some(whole)) if whole < CAP || (whole == CAP && scale == 0) => mantissa = value,
+            (Some(value), Some(whole)) if whole < CAP || (whole == CAP && scale == 0) => {
+                mantissa = value
+            }
             _ if mantissa != 0 => {
                 (mantissa, scale) = (CAP, 0);
             }
@@ -332,32 +426,70 @@ fn parse(text: &str) -> Result<(Quantity, bool), QuantityError> {
         scale += i64::from(exponent);
     }
     let exponent = i32::try_from(scale).map_err(|_| QuantityError::Suffix)?;
-    let quantity = Quantity { mantissa, exponent, format }.normalized().rounded_up(NANO);
-    if format == Format::BinarySi && quantity.mantissa > 0 && quantity < Quantity::from_value(1, format) {
+    let quantity = Quantity {
+        mantissa,
+        exponent,
+        format,
+    }
+    .normalized()
+    .rounded_up(NANO);
+    if format == Format::BinarySi
+        && quantity.mantissa > 0
+        && quantity < Quantity::from_value(1, format)
+    {
         format = Format::DecimalSi;
     }
-    let quantity = Quantity { mantissa: if negative { -quantity.mantissa } else { quantity.mantissa }, exponent: quantity.exponent, format };
-    Ok((quantity, keeps_text(text, whole, fraction, scale, format, base_power)))
+    let quantity = Quantity {
+        mantissa: if negative {
+            -quantity.mantissa
+        } else {
+            quantity.mantissa
+        },
+        exponent: quantity.exponent,
+        format,
+    };
+    Ok((
+        quantity,
+        keeps_text(text, whole, fraction, scale, format, base_power),
+    ))
 }
 
 /// Upstream caches the text it parsed when a cheap test says that it is canonical; the test lets
 /// a few others pass (`1.500`, `+1`), and clients see them come back.
-fn keeps_text(text: &str, whole: &str, fraction: &str, scale: i64, format: Format, base_power: u32) -> bool {
+fn keeps_text(
+    text: &str,
+    whole: &str,
+    fraction: &str,
+    scale: i64,
+    format: Format,
+    base_power: u32,
+) -> bool {
     if text == "0" {
         return true;
     }
     let digit_count = whole.len().max(1) + fraction.len();
     match format {
         Format::BinarySi => {
-            let digit_room = 15 - i64::try_from(digit_count).unwrap_or(i64::MAX) - i64::from(base_power) * 3 / 10 - 1;
-            fraction.is_empty() && digit_room >= 0 && whole.parse::<i64>().is_ok_and(|value| value & 7 != 0)
+            let digit_room = 15
+                - i64::try_from(digit_count).unwrap_or(i64::MAX)
+                - i64::from(base_power) * 3 / 10
+                - 1;
+            fraction.is_empty()
+                && digit_room >= 0
+                && whole.parse::<i64>().is_ok_and(|value| value & 7 != 0)
         }
         _ => {
             digit_count <= 18
                 && scale >= i64::from(NANO)
                 && scale % 3 == 0
                 && !whole.is_empty()
-                && !(whole.len() + fraction.len() >= 3 && whole.bytes().chain(fraction.bytes()).rev().take(3).all(|digit| digit == b'0'))
+                && !(whole.len() + fraction.len() >= 3
+                    && whole
+                        .bytes()
+                        .chain(fraction.bytes())
+                        .rev()
+                        .take(3)
+                        .all(|digit| digit == b'0'))
         }
     }
 }
@@ -383,8 +515,12 @@ fn interpret(suffix: &str) -> Result<(u32, i32, Format), QuantityError> {
         "Pi" => (50, 0, BinarySi),
         "Ei" => (60, 0, BinarySi),
         _ => {
-            let letters = suffix.find(|character: char| !"eEinumkKMGTP".contains(character)).unwrap_or(suffix.len());
-            let number = suffix[letters..].strip_prefix(['+', '-']).unwrap_or(&suffix[letters..]);
+            let letters = suffix
+                .find(|character: char| !"eEinumkKMGTP".contains(character))
+                .unwrap_or(suffix.len());
+            let number = suffix[letters..]
+                .strip_prefix(['+', '-'])
+                .unwrap_or(&suffix[letters..]);
             if !number.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(QuantityError::Format);
             }
@@ -470,7 +606,11 @@ mod tests {
             ("1e", QuantityError::Suffix),
             ("1e99999999999", QuantityError::Suffix),
         ] {
-            assert_eq!(Quantity::parse(text).map(|q| q.to_string()), Err(expect), "{text:?}");
+            assert_eq!(
+                Quantity::parse(text).map(|q| q.to_string()),
+                Err(expect),
+                "{text:?}"
+            );
         }
     }
 
@@ -492,26 +632,43 @@ mod tests {
 
     #[test]
     fn sums_keep_the_first_notation() {
-        let sum = |a, b| Quantity::parse(a).unwrap().add(&Quantity::parse(b).unwrap()).to_string();
+        let sum = |a, b| {
+            Quantity::parse(a)
+                .unwrap()
+                .add(&Quantity::parse(b).unwrap())
+                .to_string()
+        };
         assert_eq!(sum("500m", "0.5"), "1");
         assert_eq!(sum("1Gi", "1G"), "2073741824");
         assert_eq!(sum("512Mi", "512Mi"), "1Gi");
         assert_eq!(sum("0", "1Mi"), "1Mi");
         assert_eq!(sum("8Ei", "8Ei"), "18446744073709551614");
-        let difference = |a, b| Quantity::parse(a).unwrap().sub(&Quantity::parse(b).unwrap()).to_string();
+        let difference = |a, b| {
+            Quantity::parse(a)
+                .unwrap()
+                .sub(&Quantity::parse(b).unwrap())
+                .to_string()
+        };
         assert_eq!(difference("1", "1500m"), "-500m");
         assert_eq!(difference("1", "1"), "0");
     }
 
     #[test]
     fn order_is_by_value() {
-        let cmp = |a, b| Quantity::parse(a).unwrap().cmp(&Quantity::parse(b).unwrap());
+        let cmp = |a, b| {
+            Quantity::parse(a)
+                .unwrap()
+                .cmp(&Quantity::parse(b).unwrap())
+        };
         assert_eq!(cmp("1", "1000m"), Ordering::Equal);
         assert_eq!(cmp("1Ki", "1k"), Ordering::Greater);
         assert_eq!(cmp("-1", "-2"), Ordering::Greater);
         assert_eq!(cmp("-1", "0"), Ordering::Less);
         assert_eq!(cmp("1e2000000000", "1"), Ordering::Greater);
-        assert_eq!(cmp("999999999999999999999999999999999999999", "1e39"), Ordering::Equal);
+        assert_eq!(
+            cmp("999999999999999999999999999999999999999", "1e39"),
+            Ordering::Equal
+        );
     }
 
     proptest! {

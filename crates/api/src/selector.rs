@@ -57,20 +57,33 @@ impl Labels {
 
     /// Parses `a=b,c in (d,e),!f,g>1`.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
-        let mut parser = Parser { tokens: tokens(text), position: 0 };
+        let mut parser = Parser {
+            tokens: tokens(text),
+            position: 0,
+        };
         let mut requirements = parser.requirements()?;
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(Labels { requirements, nothing: false })
+        Ok(Labels {
+            requirements,
+            nothing: false,
+        })
     }
 
     /// The selector of an object; `None` selects nothing.
     pub fn from_object(selector: Option<&LabelSelector>) -> Result<Self, SelectorError> {
         let Some(selector) = selector else {
-            return Ok(Labels { requirements: Vec::new(), nothing: true });
+            return Ok(Labels {
+                requirements: Vec::new(),
+                nothing: true,
+            });
         };
         let mut requirements = Vec::new();
         for (key, value) in selector.match_labels.iter().flatten() {
-            requirements.push(Requirement::new(key.clone(), Operator::Equals, vec![value.clone()])?);
+            requirements.push(Requirement::new(
+                key.clone(),
+                Operator::Equals,
+                vec![value.clone()],
+            )?);
         }
         for expression in selector.match_expressions.iter().flatten() {
             let operator = match expression.operator.as_str() {
@@ -84,7 +97,10 @@ impl Labels {
             requirements.push(Requirement::new(expression.key.clone(), operator, values)?);
         }
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(Labels { requirements, nothing: false })
+        Ok(Labels {
+            requirements,
+            nothing: false,
+        })
     }
 
     /// Every pair of a plain map (a Service's selector) has to be there.
@@ -94,16 +110,27 @@ impl Labels {
             operator: Operator::Equals,
             values: vec![value.clone()],
         };
-        Labels { requirements: map.iter().map(requirement).collect(), nothing: false }
+        Labels {
+            requirements: map.iter().map(requirement).collect(),
+            nothing: false,
+        }
     }
 
     pub fn matches(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
-        self.matches_with(|key| labels.and_then(|labels| labels.get(key)).map(String::as_str))
+        self.matches_with(|key| {
+            labels
+                .and_then(|labels| labels.get(key))
+                .map(String::as_str)
+        })
     }
 
     /// As [`Labels::matches`], over any look-up of a label's value.
     pub fn matches_with<'a>(&self, value_of: impl Fn(&str) -> Option<&'a str>) -> bool {
-        !self.nothing && self.requirements.iter().all(|requirement| requirement.matches(value_of(&requirement.key)))
+        !self.nothing
+            && self
+                .requirements
+                .iter()
+                .all(|requirement| requirement.matches(value_of(&requirement.key)))
     }
 
     pub fn selects_everything(&self) -> bool {
@@ -112,15 +139,27 @@ impl Labels {
 }
 
 impl Requirement {
-    pub fn new(key: String, operator: Operator, mut values: Vec<String>) -> Result<Self, SelectorError> {
+    pub fn new(
+        key: String,
+        operator: Operator,
+        mut values: Vec<String>,
+    ) -> Result<Self, SelectorError> {
         let mut errors = Vec::new();
         let complaints = name::qualified_name(&key);
         if !complaints.is_empty() {
-            errors.push(format!("key: Invalid value: {}: {}", print_value(&key), complaints.join("; ")));
+            errors.push(format!(
+                "key: Invalid value: {}: {}",
+                print_value(&key),
+                complaints.join("; ")
+            ));
         }
         let wrong_count = match operator {
-            Operator::In | Operator::NotIn if values.is_empty() => Some("for 'in', 'notin' operators, values set can't be empty"),
-            Operator::Equals | Operator::DoubleEquals | Operator::NotEquals if values.len() != 1 => {
+            Operator::In | Operator::NotIn if values.is_empty() => {
+                Some("for 'in', 'notin' operators, values set can't be empty")
+            }
+            Operator::Equals | Operator::DoubleEquals | Operator::NotEquals
+                if values.len() != 1 =>
+            {
                 Some("exact-match compatibility requires one single value")
             }
             Operator::Exists | Operator::DoesNotExist if !values.is_empty() => {
@@ -132,10 +171,15 @@ impl Requirement {
             _ => None,
         };
         if let Some(detail) = wrong_count {
-            errors.push(format!("values: Invalid value: {}: {detail}", print_value(&values)));
+            errors.push(format!(
+                "values: Invalid value: {}: {detail}",
+                print_value(&values)
+            ));
         }
         for (index, value) in values.iter().enumerate() {
-            if matches!(operator, Operator::GreaterThan | Operator::LessThan) && value.parse::<i64>().is_err() {
+            if matches!(operator, Operator::GreaterThan | Operator::LessThan)
+                && value.parse::<i64>().is_err()
+            {
                 errors.push(format!(
                     "values[{index}]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer",
                     print_value(value)
@@ -143,7 +187,11 @@ impl Requirement {
             }
             let complaints = name::label_value(value);
             if !complaints.is_empty() {
-                errors.push(format!("values[{index}][{key}]: Invalid value: {}: {}", print_value(value), complaints.join("; ")));
+                errors.push(format!(
+                    "values[{index}][{key}]: Invalid value: {}: {}",
+                    print_value(value),
+                    complaints.join("; ")
+                ));
             }
         }
         match errors.len() {
@@ -153,19 +201,32 @@ impl Requirement {
         }
         values.sort();
         values.dedup();
-        Ok(Requirement { key, operator, values })
+        Ok(Requirement {
+            key,
+            operator,
+            values,
+        })
     }
 
     pub fn matches(&self, value: Option<&str>) -> bool {
         let listed = |value: &str| self.values.iter().any(|listed| listed == value);
-        let compare = |value: &str| Some((value.parse::<i64>().ok()?, self.values.first()?.parse::<i64>().ok()?));
+        let compare = |value: &str| {
+            Some((
+                value.parse::<i64>().ok()?,
+                self.values.first()?.parse::<i64>().ok()?,
+            ))
+        };
         match self.operator {
             Operator::In | Operator::Equals | Operator::DoubleEquals => value.is_some_and(listed),
             Operator::NotIn | Operator::NotEquals => !value.is_some_and(listed),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
-            Operator::GreaterThan => value.and_then(compare).is_some_and(|(value, bound)| value > bound),
-            Operator::LessThan => value.and_then(compare).is_some_and(|(value, bound)| value < bound),
+            Operator::GreaterThan => value
+                .and_then(compare)
+                .is_some_and(|(value, bound)| value > bound),
+            Operator::LessThan => value
+                .and_then(compare)
+                .is_some_and(|(value, bound)| value < bound),
         }
     }
 }
@@ -243,13 +304,17 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
                     rest = &rest[symbol.len()..];
                 }
                 None => {
-                    let end = rest.find(|character| !special(character)).unwrap_or(rest.len());
+                    let end = rest
+                        .find(|character| !special(character))
+                        .unwrap_or(rest.len());
                     tokens.push(Token::Garbage(rest[..end].to_string()));
                     rest = &rest[end..];
                 }
             }
         } else {
-            let end = rest.find(|character| special(character) || blank(character)).unwrap_or(rest.len());
+            let end = rest
+                .find(|character| special(character) || blank(character))
+                .unwrap_or(rest.len());
             tokens.push(Token::Word(&rest[..end]));
             rest = &rest[end..];
         }
@@ -280,19 +345,34 @@ impl<'a> Parser<'a> {
                 Token::End => return Ok(requirements),
                 token if matches!(token, Token::Word(_)) || token.is("!") => {
                     let requirement = self.requirement();
-                    requirements.push(requirement.map_err(|cause| SelectorError(format!("unable to parse requirement: {cause}")))?);
+                    requirements.push(requirement.map_err(|cause| {
+                        SelectorError(format!("unable to parse requirement: {cause}"))
+                    })?);
                     match self.next() {
                         Token::End => return Ok(requirements),
                         token if token.is(",") => {
                             let next = self.peek();
                             if !(matches!(next, Token::Word(_)) || next.is("!")) {
-                                return fail(format!("found '{}', expected: identifier after ','", next.text()));
+                                return fail(format!(
+                                    "found '{}', expected: identifier after ','",
+                                    next.text()
+                                ));
                             }
                         }
-                        token => return fail(format!("found '{}', expected: ',' or 'end of string'", token.text())),
+                        token => {
+                            return fail(format!(
+                                "found '{}', expected: ',' or 'end of string'",
+                                token.text()
+                            ));
+                        }
                     }
                 }
-                token => return fail(format!("found '{}', expected: !, identifier, or 'end of string'", token.text())),
+                token => {
+                    return fail(format!(
+                        "found '{}', expected: !, identifier, or 'end of string'",
+                        token.text()
+                    ));
+                }
             }
         }
     }
@@ -308,7 +388,11 @@ impl<'a> Parser<'a> {
         };
         let complaints = name::qualified_name(key);
         if !complaints.is_empty() {
-            return fail(format!("<nil>: Invalid value: {}: {}", print_value(key), complaints.join("; ")));
+            return fail(format!(
+                "<nil>: Invalid value: {}: {}",
+                print_value(key),
+                complaints.join("; ")
+            ));
         }
         if negated {
             return Requirement::new(key.to_string(), Operator::DoesNotExist, Vec::new());
@@ -325,7 +409,12 @@ impl<'a> Parser<'a> {
             Token::Symbol("!=") => Operator::NotEquals,
             Token::Symbol(">") => Operator::GreaterThan,
             Token::Symbol("<") => Operator::LessThan,
-            _ => return fail(format!("found '{}', expected: in, notin, =, ==, !=, gt, lt", token.text())),
+            _ => {
+                return fail(format!(
+                    "found '{}', expected: in, notin, =, ==, !=, gt, lt",
+                    token.text()
+                ));
+            }
         };
         let values = match operator {
             Operator::In | Operator::NotIn => self.value_set()?,
@@ -356,7 +445,10 @@ impl<'a> Parser<'a> {
             return Ok(vec![String::new()]);
         }
         if !(matches!(self.peek(), Token::Word(_)) || self.peek().is(",")) {
-            return fail(format!("found '{}', expected: ',', ')' or identifier", self.peek().text()));
+            return fail(format!(
+                "found '{}', expected: ',', ')' or identifier",
+                self.peek().text()
+            ));
         }
         loop {
             match self.next() {
@@ -366,7 +458,10 @@ impl<'a> Parser<'a> {
                         break;
                     }
                     if !self.peek().is(",") {
-                        return fail(format!("found '{}', expected: ',' or ')'", self.peek().text()));
+                        return fail(format!(
+                            "found '{}', expected: ',' or ')'",
+                            self.peek().text()
+                        ));
                     }
                 }
                 token if token.is(",") => {
@@ -381,7 +476,12 @@ impl<'a> Parser<'a> {
                         values.push(String::new());
                     }
                 }
-                token => return fail(format!("found '{}', expected: ',', or identifier", token.text())),
+                token => {
+                    return fail(format!(
+                        "found '{}', expected: ',', or identifier",
+                        token.text()
+                    ));
+                }
             }
         }
         self.next();
@@ -411,10 +511,15 @@ impl Fields {
                 continue;
             }
             let split = part.char_indices().find_map(|(index, _)| {
-                ["!=", "==", "="].iter().find(|operator| part[index..].starts_with(**operator)).map(|operator| (index, *operator))
+                ["!=", "==", "="]
+                    .iter()
+                    .find(|operator| part[index..].starts_with(**operator))
+                    .map(|operator| (index, *operator))
             });
             let Some((index, operator)) = split else {
-                return fail(format!("invalid selector: '{text}'; can't understand '{part}'"));
+                return fail(format!(
+                    "invalid selector: '{text}'; can't understand '{part}'"
+                ));
             };
             terms.push(FieldTerm {
                 field: part[..index].to_string(),
@@ -433,7 +538,9 @@ impl Fields {
                 continue;
             }
             return if names.is_empty() {
-                fail(format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""))
+                fail(format!(
+                    "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                ))
             } else {
                 fail(format!("field label not supported: {field}"))
             };
@@ -443,12 +550,17 @@ impl Fields {
 
     /// `value_of` answers with the value of a field; fields without one count as empty.
     pub fn matches<'a>(&self, value_of: impl Fn(&str) -> Option<&'a str>) -> bool {
-        self.terms.iter().all(|term| (value_of(&term.field).unwrap_or("") == term.value) != term.negated)
+        self.terms
+            .iter()
+            .all(|term| (value_of(&term.field).unwrap_or("") == term.value) != term.negated)
     }
 
     /// The value that `field` has to have, if one term says so.
     pub fn required_value(&self, field: &str) -> Option<&str> {
-        self.terms.iter().find(|term| !term.negated && term.field == field).map(|term| term.value.as_str())
+        self.terms
+            .iter()
+            .find(|term| !term.negated && term.field == field)
+            .map(|term| term.value.as_str())
     }
 }
 
@@ -457,7 +569,11 @@ impl fmt::Display for Fields {
         for (index, term) in self.terms.iter().enumerate() {
             let separator = if index == 0 { "" } else { "," };
             let operator = if term.negated { "!=" } else { "=" };
-            let value = term.value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
+            let value = term
+                .value
+                .replace('\\', "\\\\")
+                .replace(',', "\\,")
+                .replace('=', "\\=");
             write!(f, "{separator}{}{operator}{value}", term.field)?;
         }
         Ok(())
@@ -491,11 +607,20 @@ fn unescape(text: &str) -> Result<String, SelectorError> {
         match character {
             '\\' => match characters.next() {
                 Some(escaped @ ('\\' | ',' | '=')) => value.push(escaped),
-                Some(other) => return fail(format!("invalid field selector: invalid escape sequence: \\{other}")),
-                None => return fail("invalid field selector: invalid escape sequence: \\".to_string()),
+                Some(other) => {
+                    return fail(format!(
+                        "invalid field selector: invalid escape sequence: \\{other}"
+                    ));
+                }
+                None => {
+                    return fail("invalid field selector: invalid escape sequence: \\".to_string());
+                }
             },
             ',' | '=' => {
-                return fail(format!("invalid field selector: unescaped character in value: {}", u32::from(character)));
+                return fail(format!(
+                    "invalid field selector: unescaped character in value: {}",
+                    u32::from(character)
+                ));
             }
             other => value.push(other),
         }
@@ -510,7 +635,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn labels(text: &str) -> BTreeMap<String, String> {
-        text.split(',').filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key.to_string(), value.to_string())).collect()
+        text.split(',')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(key, value)| (key.to_string(), value.to_string()))
+            .collect()
     }
 
     #[test]
@@ -536,27 +664,62 @@ mod tests {
             ("a>1", "a=x", false),
             ("in", "in=1", true),
         ] {
-            assert_eq!(Labels::parse(selector).unwrap().matches(Some(&labels(object))), expect, "{selector} {object}");
+            assert_eq!(
+                Labels::parse(selector)
+                    .unwrap()
+                    .matches(Some(&labels(object))),
+                expect,
+                "{selector} {object}"
+            );
         }
     }
 
     #[test]
     fn label_selector_errors() {
         for (selector, expect) in [
-            (",", "found ',', expected: !, identifier, or 'end of string'"),
+            (
+                ",",
+                "found ',', expected: !, identifier, or 'end of string'",
+            ),
             ("a,", "found '', expected: identifier after ','"),
-            ("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
+            (
+                "a b",
+                "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt",
+            ),
             ("a=1=2", "found '=', expected: ',' or 'end of string'"),
-            ("a in 1", "unable to parse requirement: found '1' expected: '('"),
-            ("a in (1", "unable to parse requirement: found '', expected: ',' or ')'"),
-            ("a>x", "unable to parse requirement: values[0]: Invalid value: \"x\": for 'Gt', 'Lt' operators, the value must be an integer"),
+            (
+                "a in 1",
+                "unable to parse requirement: found '1' expected: '('",
+            ),
+            (
+                "a in (1",
+                "unable to parse requirement: found '', expected: ',' or ')'",
+            ),
+            (
+                "a>x",
+                "unable to parse requirement: values[0]: Invalid value: \"x\": for 'Gt', 'Lt' operators, the value must be an integer",
+            ),
         ] {
-            assert_eq!(Labels::parse(selector).unwrap_err().to_string(), expect, "{selector}");
+            assert_eq!(
+                Labels::parse(selector).unwrap_err().to_string(),
+                expect,
+                "{selector}"
+            );
         }
         let text = Labels::parse("-a=1").unwrap_err().to_string();
-        assert!(text.starts_with("unable to parse requirement: <nil>: Invalid value: \"-a\": name part must consist"), "{text}");
+        assert!(
+            text.starts_with(
+                "unable to parse requirement: <nil>: Invalid value: \"-a\": name part must consist"
+            ),
+            "{text}"
+        );
         let text = Labels::parse("a=-").unwrap_err().to_string();
-        assert!(text.starts_with("unable to parse requirement: values[0][a]: Invalid value: \"-\": a valid label"), "{text}");
+        assert!(
+            text.starts_with(
+                "unable to parse requirement: values[0][a]: Invalid value: \"-\": a valid label"
+            ),
+            "{text}"
+        );
     }
 
     #[test]
@@ -567,7 +730,11 @@ mod tests {
                 "status.phase" => Some("Running"),
                 _ => None,
             };
-            assert_eq!(Fields::parse(selector).unwrap().matches(value), expect, "{selector}");
+            assert_eq!(
+                Fields::parse(selector).unwrap().matches(value),
+                expect,
+                "{selector}"
+            );
         };
         check("", true);
         check("status.phase=Running", true);
@@ -576,13 +743,25 @@ mod tests {
         check(r"metadata.name=a\,b\=c\\", true);
         for (selector, expect) in [
             ("a", "invalid selector: 'a'; can't understand 'a'"),
-            ("a=b=c", "invalid field selector: unescaped character in value: 61"),
-            (r"a=\x", r"invalid field selector: invalid escape sequence: \x"),
+            (
+                "a=b=c",
+                "invalid field selector: unescaped character in value: 61",
+            ),
+            (
+                r"a=\x",
+                r"invalid field selector: invalid escape sequence: \x",
+            ),
         ] {
             assert_eq!(Fields::parse(selector).unwrap_err().to_string(), expect);
         }
         let fields = Fields::parse("spec.foo=1").unwrap();
-        assert_eq!(fields.check_supported(&["status.phase"]).unwrap_err().to_string(), "field label not supported: spec.foo");
+        assert_eq!(
+            fields
+                .check_supported(&["status.phase"])
+                .unwrap_err()
+                .to_string(),
+            "field label not supported: spec.foo"
+        );
         assert_eq!(
             fields.check_supported(&[]).unwrap_err().to_string(),
             "\"spec.foo\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
@@ -592,7 +771,11 @@ mod tests {
     #[test]
     fn objects() {
         assert!(!Labels::from_object(None).unwrap().matches(None));
-        assert!(Labels::from_object(Some(&LabelSelector::default())).unwrap().matches(None));
+        assert!(
+            Labels::from_object(Some(&LabelSelector::default()))
+                .unwrap()
+                .matches(None)
+        );
         let selector: LabelSelector = serde_json::from_str(
             r#"{"matchLabels":{"a":"1"},"matchExpressions":[{"key":"b","operator":"NotIn","values":["2","1"]}]}"#,
         )

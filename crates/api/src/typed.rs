@@ -26,7 +26,15 @@ use crate::path::root;
 /// `part` tells which endpoint a write came through; hooks see objects whose metadata has
 /// already been treated by [`Typed`].
 pub trait ApiType:
-    Resource + Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + Sized + 'static
+    Resource
+    + Metadata<Ty = ObjectMeta>
+    + Serialize
+    + DeserializeOwned
+    + Clone
+    + Send
+    + Sync
+    + Sized
+    + 'static
 {
     const NAME_RULE: NameRule = NameRule::Dns1123Subdomain;
     const NAMESPACED: bool;
@@ -112,11 +120,17 @@ impl<K: ApiType> Object for K {
 }
 
 fn typed<K: ApiType>(object: &dyn Object) -> &K {
-    object.as_any().downcast_ref().expect("a strategy is only handed objects that it decoded")
+    object
+        .as_any()
+        .downcast_ref()
+        .expect("a strategy is only handed objects that it decoded")
 }
 
 fn typed_mut<K: ApiType>(object: &mut dyn Object) -> &mut K {
-    object.as_any_mut().downcast_mut().expect("a strategy is only handed objects that it decoded")
+    object
+        .as_any_mut()
+        .downcast_mut()
+        .expect("a strategy is only handed objects that it decoded")
 }
 
 impl<K: ApiType> Strategy for Typed<K> {
@@ -127,15 +141,25 @@ impl<K: ApiType> Strategy for Typed<K> {
         {
             let mut object = object?;
             object.finish_decode()?;
-            return Ok(Decoded { object: Box::new(object), problems: Vec::new() });
+            return Ok(Decoded {
+                object: Box::new(object),
+                problems: Vec::new(),
+            });
         }
         let (mut object, problems) = decode::decode::<K>(json, strict)?;
         object.finish_decode()?;
-        Ok(Decoded { object: Box::new(object), problems })
+        Ok(Decoded {
+            object: Box::new(object),
+            problems,
+        })
     }
 
     fn from_value(&self, value: Value) -> Result<Box<dyn Object>, DecodeError> {
-        if K::SHARES_STORAGE && value.get("apiVersion").is_some_and(|version| version != K::API_VERSION) {
+        if K::SHARES_STORAGE
+            && value
+                .get("apiVersion")
+                .is_some_and(|version| version != K::API_VERSION)
+        {
             return Ok(self.decode(value.to_string().as_bytes(), false)?.object);
         }
         let mut object: K = decode::from_value(value)?;
@@ -161,7 +185,13 @@ impl<K: ApiType> Strategy for Typed<K> {
         let object = typed::<K>(object);
         let mut errors = ErrorList::new();
         if K::STORED {
-            metadata::validate(Metadata::metadata(object), K::NAMESPACED, K::NAME_RULE, &root("metadata"), &mut errors);
+            metadata::validate(
+                Metadata::metadata(object),
+                K::NAMESPACED,
+                K::NAME_RULE,
+                &root("metadata"),
+                &mut errors,
+            );
         }
         object.validate(&mut errors);
         errors
@@ -172,15 +202,19 @@ impl<K: ApiType> Strategy for Typed<K> {
         let (meta, old_meta) = (Metadata::metadata_mut(new), Metadata::metadata(old));
         meta.generation = old_meta.generation;
         meta.self_link = None;
-        meta.creation_timestamp.clone_from(&old_meta.creation_timestamp);
+        meta.creation_timestamp
+            .clone_from(&old_meta.creation_timestamp);
         if meta.uid.as_deref().unwrap_or("").is_empty() {
             meta.uid.clone_from(&old_meta.uid);
         }
         // An update can neither remove nor shift a deletion.
         if old_meta.deletion_timestamp.is_some() {
-            meta.deletion_timestamp.clone_from(&old_meta.deletion_timestamp);
+            meta.deletion_timestamp
+                .clone_from(&old_meta.deletion_timestamp);
         }
-        if old_meta.deletion_grace_period_seconds.is_some() && meta.deletion_grace_period_seconds.is_none() {
+        if old_meta.deletion_grace_period_seconds.is_some()
+            && meta.deletion_grace_period_seconds.is_none()
+        {
             meta.deletion_grace_period_seconds = old_meta.deletion_grace_period_seconds;
         }
         // Clients leave defaults out; without them everything would look changed.
@@ -223,7 +257,11 @@ impl<K: ApiType> Strategy for Typed<K> {
     }
 
     fn selectable_fields(&self, object: &dyn Object) -> Vec<(&'static str, String)> {
-        K::SELECTABLE.iter().copied().zip(typed::<K>(object).selectable_values()).collect()
+        K::SELECTABLE
+            .iter()
+            .copied()
+            .zip(typed::<K>(object).selectable_values())
+            .collect()
     }
 
     fn selectable_field_names(&self) -> &'static [&'static str] {

@@ -101,9 +101,18 @@ impl State {
             return;
         }
         let text = error.to_string();
-        let value = match text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: ")) {
+        let value = match text
+            .strip_prefix("invalid type: ")
+            .or_else(|| text.strip_prefix("invalid value: "))
+        {
             Some(rest) if rest.starts_with("string") => "string",
-            Some(rest) if rest.starts_with("integer") || rest.starts_with("floating") || rest.starts_with("number") => "number",
+            Some(rest)
+                if rest.starts_with("integer")
+                    || rest.starts_with("floating")
+                    || rest.starts_with("number") =>
+            {
+                "number"
+            }
             Some(rest) if rest.starts_with("boolean") => "bool",
             Some(rest) if rest.starts_with("map") => "object",
             Some(rest) if rest.starts_with("sequence") => "array",
@@ -183,16 +192,49 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Watch<'_, D> {
         deserialize_identifier,
     );
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, D::Error> {
-        self.inner.deserialize_unit_struct(name, WatchVisitor { inner: visitor, state: self.state, is_struct: false })
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_unit_struct(
+            name,
+            WatchVisitor {
+                inner: visitor,
+                state: self.state,
+                is_struct: false,
+            },
+        )
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, D::Error> {
-        self.inner.deserialize_newtype_struct(name, WatchVisitor { inner: visitor, state: self.state, is_struct: false })
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_newtype_struct(
+            name,
+            WatchVisitor {
+                inner: visitor,
+                state: self.state,
+                is_struct: false,
+            },
+        )
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, D::Error> {
-        self.inner.deserialize_tuple(length, WatchVisitor { inner: visitor, state: self.state, is_struct: false })
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_tuple(
+            length,
+            WatchVisitor {
+                inner: visitor,
+                state: self.state,
+                is_struct: false,
+            },
+        )
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -201,7 +243,15 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Watch<'_, D> {
         length: usize,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.inner.deserialize_tuple_struct(name, length, WatchVisitor { inner: visitor, state: self.state, is_struct: false })
+        self.inner.deserialize_tuple_struct(
+            name,
+            length,
+            WatchVisitor {
+                inner: visitor,
+                state: self.state,
+                is_struct: false,
+            },
+        )
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -215,7 +265,11 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Watch<'_, D> {
         if slow {
             state.borrow_mut().want(&format!("v1.{name}"));
         }
-        let visitor = StructVisitor { inner: visitor, state, name: slow.then_some(name) };
+        let visitor = StructVisitor {
+            inner: visitor,
+            state,
+            name: slow.then_some(name),
+        };
         self.inner.deserialize_struct(name, fields, visitor)
     }
 
@@ -316,16 +370,25 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for WatchVisitor<'_, V> {
         self.inner.visit_some(Watch::new(deserializer, self.state))
     }
 
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<V::Value, D::Error> {
-        self.inner.visit_newtype_struct(Watch::new(deserializer, self.state))
+    fn visit_newtype_struct<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<V::Value, D::Error> {
+        self.inner
+            .visit_newtype_struct(Watch::new(deserializer, self.state))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_seq(WatchSeq { inner: sequence, state: self.state, index: 0 })
+        self.inner.visit_seq(WatchSeq {
+            inner: sequence,
+            state: self.state,
+            index: 0,
+        })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_map(WatchMap::new(map, self.state, self.is_struct))
+        self.inner
+            .visit_map(WatchMap::new(map, self.state, self.is_struct))
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<V::Value, A::Error> {
@@ -342,13 +405,23 @@ struct WatchSeq<'s, A> {
 impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for WatchSeq<'_, A> {
     type Error = A::Error;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, A::Error> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, A::Error> {
         let slow = self.state.borrow().slow;
         if slow {
-            self.state.borrow_mut().path.push(Segment::Index(self.index));
+            self.state
+                .borrow_mut()
+                .path
+                .push(Segment::Index(self.index));
         }
         self.index += 1;
-        let result = self.inner.next_element_seed(WatchSeed { inner: seed, state: self.state, in_map: false });
+        let result = self.inner.next_element_seed(WatchSeed {
+            inner: seed,
+            state: self.state,
+            in_map: false,
+        });
         if slow {
             self.state.borrow_mut().path.pop();
         }
@@ -372,7 +445,9 @@ impl Seen {
 
     /// Whether the key is new.
     fn insert(&mut self, hash: u64) -> bool {
-        if self.first[..self.count].contains(&hash) || self.rest.as_ref().is_some_and(|rest| rest.contains(&hash)) {
+        if self.first[..self.count].contains(&hash)
+            || self.rest.as_ref().is_some_and(|rest| rest.contains(&hash))
+        {
             return false;
         }
         if self.count < Seen::IN_PLACE {
@@ -404,7 +479,9 @@ struct KeyNote {
 impl KeyNote {
     fn take_in(&mut self, key: &str) {
         // FNV-1a: keys are short, and a clash only costs a second reading.
-        self.hash = key.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        self.hash = key.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
         if self.slow {
             self.text = Some(key.to_string());
         }
@@ -414,16 +491,35 @@ impl KeyNote {
 impl<'s, A> WatchMap<'s, A> {
     fn new(inner: A, state: Shared<'s>, is_struct: bool) -> Self {
         let slow = state.borrow().slow;
-        let seen = Seen { first: [0; Seen::IN_PLACE], count: 0, rest: None };
-        WatchMap { inner, state, is_struct, seen, key: KeyNote { slow, ..KeyNote::default() } }
+        let seen = Seen {
+            first: [0; Seen::IN_PLACE],
+            count: 0,
+            rest: None,
+        };
+        WatchMap {
+            inner,
+            state,
+            is_struct,
+            seen,
+            key: KeyNote {
+                slow,
+                ..KeyNote::default()
+            },
+        }
     }
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for WatchMap<'_, A> {
     type Error = A::Error;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
-        let key = self.inner.next_key_seed(KeySeed { inner: seed, note: &mut self.key })?;
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, A::Error> {
+        let key = self.inner.next_key_seed(KeySeed {
+            inner: seed,
+            note: &mut self.key,
+        })?;
         if key.is_some() && !self.seen.insert(self.key.hash) {
             let mut state = self.state.borrow_mut();
             if let Some(text) = &self.key.text {
@@ -443,7 +539,11 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for WatchMap<'_, A> {
             let key = self.key.text.take().unwrap_or_default();
             self.state.borrow_mut().path.push(Segment::Key(key));
         }
-        let result = self.inner.next_value_seed(WatchSeed { inner: seed, state: self.state, in_map: !self.is_struct });
+        let result = self.inner.next_value_seed(WatchSeed {
+            inner: seed,
+            state: self.state,
+            in_map: !self.is_struct,
+        });
         if slow {
             self.state.borrow_mut().path.pop();
         }
@@ -482,7 +582,10 @@ impl<'de, K: DeserializeSeed<'de>> DeserializeSeed<'de> for KeySeed<'_, K> {
     type Value = K::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<K::Value, D::Error> {
-        self.inner.deserialize(KeyDeserializer { inner: deserializer, note: self.note })
+        self.inner.deserialize(KeyDeserializer {
+            inner: deserializer,
+            note: self.note,
+        })
     }
 }
 
@@ -496,7 +599,10 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for KeyDeserializer<'_, D> {
     type Error = D::Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        self.inner.deserialize_str(KeyVisitor { inner: visitor, note: self.note })
+        self.inner.deserialize_str(KeyVisitor {
+            inner: visitor,
+            note: self.note,
+        })
     }
 
     serde::forward_to_deserialize_any! {

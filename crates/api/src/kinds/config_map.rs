@@ -18,8 +18,11 @@ pub(super) const SEALED: &str = "field is immutable when `immutable` is set";
 
 impl ApiType for ConfigMap {
     const NAMESPACED: bool = true;
-    const COLUMNS: &'static [Column] =
-        &[columns::NAME, columns::column("Data", "string", "Number of entries"), columns::AGE];
+    const COLUMNS: &'static [Column] = &[
+        columns::NAME,
+        columns::column("Data", "string", "Number of entries"),
+        columns::AGE,
+    ];
 
     fn fill_defaults(&mut self) {
         fill_metadata(&mut self.metadata);
@@ -30,14 +33,30 @@ impl ApiType for ConfigMap {
         let (data_path, binary_path) = (root("data"), root("binaryData"));
         let mut bytes = 0;
         for (key, value) in self.data.iter().flatten() {
-            errors.extend(name::config_map_key(key).into_iter().map(|text| invalid(&data_path.key(key), key, text)));
-            if self.binary_data.as_ref().is_some_and(|binary| binary.contains_key(key)) {
-                errors.push(invalid(&data_path.key(key), key, "duplicate of key present in binaryData"));
+            errors.extend(
+                name::config_map_key(key)
+                    .into_iter()
+                    .map(|text| invalid(&data_path.key(key), key, text)),
+            );
+            if self
+                .binary_data
+                .as_ref()
+                .is_some_and(|binary| binary.contains_key(key))
+            {
+                errors.push(invalid(
+                    &data_path.key(key),
+                    key,
+                    "duplicate of key present in binaryData",
+                ));
             }
             bytes += value.len();
         }
         for (key, value) in self.binary_data.iter().flatten() {
-            errors.extend(name::config_map_key(key).into_iter().map(|text| invalid(&binary_path.key(key), key, text)));
+            errors.extend(
+                name::config_map_key(key)
+                    .into_iter()
+                    .map(|text| invalid(&binary_path.key(key), key, text)),
+            );
             bytes += value.0.len();
         }
         if bytes > DATA_BYTES_MAX {
@@ -61,7 +80,12 @@ impl ApiType for ConfigMap {
     }
 
     fn cells(&self, now_seconds: i64) -> Vec<Value> {
-        let count = self.data.as_ref().map_or(0, |data| data.len()) + self.binary_data.as_ref().map_or(0, |data| data.len());
-        vec![columns::name(&self.metadata), Value::from(count), columns::age(&self.metadata, now_seconds)]
+        let count = self.data.as_ref().map_or(0, |data| data.len())
+            + self.binary_data.as_ref().map_or(0, |data| data.len());
+        vec![
+            columns::name(&self.metadata),
+            Value::from(count),
+            columns::age(&self.metadata, now_seconds),
+        ]
     }
 }

@@ -9,7 +9,9 @@ use super::pod::defaults::fill_metadata;
 use crate::columns::{self, AGE, NAME, column, joined_with_more};
 use crate::empty::drop_empty;
 use crate::endpoint_ip::validate_endpoint_ip;
-use crate::error::{ErrorList, duplicate, invalid, invalid_each, not_supported, required, too_many};
+use crate::error::{
+    ErrorList, duplicate, invalid, invalid_each, not_supported, required, too_many,
+};
 use crate::ip;
 use crate::kind::{Column, Part};
 use crate::metadata::{IMMUTABLE, validate_labels};
@@ -24,8 +26,15 @@ const SHOWN_MAX: usize = 3;
 impl ApiType for Endpoints {
     const NAMESPACED: bool = true;
     const CREATE_ON_UPDATE: bool = true;
-    const COLUMNS: &'static [Column] =
-        &[NAME, column("Endpoints", "string", "Addresses and ports behind the Service."), AGE];
+    const COLUMNS: &'static [Column] = &[
+        NAME,
+        column(
+            "Endpoints",
+            "string",
+            "Addresses and ports behind the Service.",
+        ),
+        AGE,
+    ];
 
     fn fill_defaults(&mut self) {
         fill_metadata(&mut self.metadata);
@@ -61,7 +70,11 @@ impl ApiType for Endpoints {
                 shown.extend(addresses.iter().map(|address| address.ip.clone()));
             }
             for port in ports {
-                shown.extend(addresses.iter().map(|address| host_port(&address.ip, port.port)));
+                shown.extend(
+                    addresses
+                        .iter()
+                        .map(|address| host_port(&address.ip, port.port)),
+                );
             }
         }
         let text = match self.subsets.as_ref().map_or(0, Vec::len) {
@@ -69,19 +82,30 @@ impl ApiType for Endpoints {
             _ if shown.is_empty() => String::new(),
             _ => joined_with_more(&shown, SHOWN_MAX),
         };
-        vec![columns::name(&self.metadata), Value::from(text), columns::age(&self.metadata, now_seconds)]
+        vec![
+            columns::name(&self.metadata),
+            Value::from(text),
+            columns::age(&self.metadata, now_seconds),
+        ]
     }
 }
 
 fn host_port(address: &str, port: i32) -> String {
-    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+    if address.contains(':') {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    }
 }
 
 fn validate_subset(subset: &EndpointSubset, path: &Path<'_>, errors: &mut ErrorList) {
     let addresses = subset.addresses.as_deref().unwrap_or(&[]);
     let not_ready = subset.not_ready_addresses.as_deref().unwrap_or(&[]);
     if addresses.is_empty() && not_ready.is_empty() {
-        errors.push(required(path, "must specify `addresses` or `notReadyAddresses`"));
+        errors.push(required(
+            path,
+            "must specify `addresses` or `notReadyAddresses`",
+        ));
     }
     for (field, list) in [("addresses", addresses), ("notReadyAddresses", not_ready)] {
         let path = path.child(field);
@@ -99,10 +123,20 @@ fn validate_subset(subset: &EndpointSubset, path: &Path<'_>, errors: &mut ErrorL
 fn validate_address(address: &EndpointAddress, path: &Path<'_>, errors: &mut ErrorList) {
     ip::validate(&address.ip, &[], &path.child("ip"), errors);
     if let Some(host) = address.hostname.as_deref().filter(|host| !host.is_empty()) {
-        invalid_each(errors, &path.child("hostname"), host, name::dns1123_label(host));
+        invalid_each(
+            errors,
+            &path.child("hostname"),
+            host,
+            name::dns1123_label(host),
+        );
     }
     if let Some(node) = &address.node_name {
-        invalid_each(errors, &path.child("nodeName"), node, name::dns1123_subdomain(node));
+        invalid_each(
+            errors,
+            &path.child("nodeName"),
+            node,
+            name::dns1123_subdomain(node),
+        );
     }
     validate_endpoint_ip(&address.ip, &path.child("ip"), errors);
 }
@@ -111,7 +145,12 @@ fn validate_port(port: &EndpointPort, needs_name: bool, path: &Path<'_>, errors:
     match port.name.as_deref().unwrap_or("") {
         "" if needs_name => errors.push(required(&path.child("name"), "")),
         "" => {}
-        port_name => invalid_each(errors, &path.child("name"), port_name, name::dns1123_label(port_name)),
+        port_name => invalid_each(
+            errors,
+            &path.child("name"),
+            port_name,
+            name::dns1123_label(port_name),
+        ),
     }
     validate_port_number(port.port, &path.child("port"), errors);
     match port.protocol.as_deref().unwrap_or("") {
@@ -120,7 +159,12 @@ fn validate_port(port: &EndpointPort, needs_name: bool, path: &Path<'_>, errors:
         protocol => errors.push(not_supported(&path.child("protocol"), protocol, PROTOCOLS)),
     }
     if let Some(protocol) = &port.app_protocol {
-        invalid_each(errors, &path.child("appProtocol"), protocol, name::qualified_name(protocol));
+        invalid_each(
+            errors,
+            &path.child("appProtocol"),
+            protocol,
+            name::qualified_name(protocol),
+        );
     }
 }
 
@@ -199,9 +243,19 @@ impl ApiType for EndpointSlice {
                 (None, None) => "*".to_string(),
             })
             .collect();
-        let addresses: Vec<String> =
-            self.endpoints.iter().flatten().flat_map(|endpoint| endpoint.addresses.iter().cloned()).collect();
-        let shown = |list: &[String]| if list.is_empty() { "<unset>".to_string() } else { joined_with_more(list, SHOWN_MAX) };
+        let addresses: Vec<String> = self
+            .endpoints
+            .iter()
+            .flatten()
+            .flat_map(|endpoint| endpoint.addresses.iter().cloned())
+            .collect();
+        let shown = |list: &[String]| {
+            if list.is_empty() {
+                "<unset>".to_string()
+            } else {
+                joined_with_more(list, SHOWN_MAX)
+            }
+        };
         vec![
             columns::name(&self.metadata),
             Value::from(self.address_type.as_str()),
@@ -222,7 +276,11 @@ impl SliceParts for EndpointSlice {
         match self.address_type.as_str() {
             "" => errors.push(required(&root("addressType"), "")),
             "IPv4" | "IPv6" | "FQDN" => {}
-            other => errors.push(not_supported(&root("addressType"), other, &["FQDN", "IPv4", "IPv6"])),
+            other => errors.push(not_supported(
+                &root("addressType"),
+                other,
+                &["FQDN", "IPv4", "IPv6"],
+            )),
         }
         let ports: &[discovery::EndpointPort] = self.ports.as_deref().unwrap_or(&[]);
         let path = root("ports");
@@ -234,18 +292,33 @@ impl SliceParts for EndpointSlice {
             let path = path.index(index);
             let port_name = port.name.as_deref().unwrap_or("");
             if !port_name.is_empty() {
-                invalid_each(errors, &path.child("name"), port_name, name::dns1123_label(port_name));
+                invalid_each(
+                    errors,
+                    &path.child("name"),
+                    port_name,
+                    name::dns1123_label(port_name),
+                );
             }
-            if ports[..index].iter().any(|other| other.name.as_deref().unwrap_or("") == port_name) {
+            if ports[..index]
+                .iter()
+                .any(|other| other.name.as_deref().unwrap_or("") == port_name)
+            {
                 errors.push(duplicate(&path.child("name"), port_name));
             }
             match port.protocol.as_deref() {
                 None => errors.push(required(&path.child("protocol"), "")),
                 Some(protocol) if PROTOCOLS.contains(&protocol) => {}
-                Some(protocol) => errors.push(not_supported(&path.child("protocol"), protocol, PROTOCOLS)),
+                Some(protocol) => {
+                    errors.push(not_supported(&path.child("protocol"), protocol, PROTOCOLS))
+                }
             }
             if let Some(protocol) = &port.app_protocol {
-                invalid_each(errors, &path.child("appProtocol"), protocol, name::qualified_name(protocol));
+                invalid_each(
+                    errors,
+                    &path.child("appProtocol"),
+                    protocol,
+                    name::qualified_name(protocol),
+                );
             }
         }
     }
@@ -263,7 +336,12 @@ impl SliceParts for EndpointSlice {
     }
 }
 
-fn validate_endpoint(endpoint: &discovery::Endpoint, type_: &str, path: &Path<'_>, errors: &mut ErrorList) {
+fn validate_endpoint(
+    endpoint: &discovery::Endpoint,
+    type_: &str,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     let list_path = path.child("addresses");
     match endpoint.addresses.len() {
         0 => errors.push(required(&list_path, "must contain at least 1 address")),
@@ -287,32 +365,73 @@ fn validate_endpoint(endpoint: &discovery::Endpoint, type_: &str, path: &Path<'_
         }
         let is_v4 = ip::parse_sloppy(address).is_some_and(|address| address.is_ipv4());
         if is_v4 != (type_ == "IPv4") {
-            errors.push(invalid(&list_path, address, format!("must be an {type_} address")));
+            errors.push(invalid(
+                &list_path,
+                address,
+                format!("must be an {type_} address"),
+            ));
         }
         validate_endpoint_ip(address, &path, errors);
     }
     if let Some(node) = &endpoint.node_name {
-        invalid_each(errors, &path.child("nodeName"), node, name::dns1123_subdomain(node));
+        invalid_each(
+            errors,
+            &path.child("nodeName"),
+            node,
+            name::dns1123_subdomain(node),
+        );
     }
     let topology_path = path.child("deprecatedTopology");
-    let topology_count = endpoint.deprecated_topology.as_ref().map_or(0, |topology| topology.len());
+    let topology_count = endpoint
+        .deprecated_topology
+        .as_ref()
+        .map_or(0, |topology| topology.len());
     if topology_count > 16 {
         errors.push(too_many(&topology_path, topology_count, 16));
     }
-    validate_labels(endpoint.deprecated_topology.as_ref(), &topology_path, errors);
+    validate_labels(
+        endpoint.deprecated_topology.as_ref(),
+        &topology_path,
+        errors,
+    );
     if let Some(host) = &endpoint.hostname {
-        invalid_each(errors, &path.child("hostname"), host, name::dns1123_label(host));
+        invalid_each(
+            errors,
+            &path.child("hostname"),
+            host,
+            name::dns1123_label(host),
+        );
     }
     if let Some(hints) = &endpoint.hints {
         let path = path.child("hints");
-        let zones: Vec<&str> = hints.for_zones.iter().flatten().map(|zone| zone.name.as_str()).collect();
-        let nodes: Vec<&str> = hints.for_nodes.iter().flatten().map(|node| node.name.as_str()).collect();
+        let zones: Vec<&str> = hints
+            .for_zones
+            .iter()
+            .flatten()
+            .map(|zone| zone.name.as_str())
+            .collect();
+        let nodes: Vec<&str> = hints
+            .for_nodes
+            .iter()
+            .flatten()
+            .map(|node| node.name.as_str())
+            .collect();
         validate_hints(&zones, name::label_value, &path.child("forZones"), errors);
-        validate_hints(&nodes, name::dns1123_subdomain, &path.child("forNodes"), errors);
+        validate_hints(
+            &nodes,
+            name::dns1123_subdomain,
+            &path.child("forNodes"),
+            errors,
+        );
     }
 }
 
-fn validate_hints(names: &[&str], rule: fn(&str) -> Vec<String>, path: &Path<'_>, errors: &mut ErrorList) {
+fn validate_hints(
+    names: &[&str],
+    rule: fn(&str) -> Vec<String>,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     if names.len() > 8 {
         errors.push(too_many(path, names.len(), 8));
         return;
@@ -337,8 +456,15 @@ fn validate_domain(text: &str, path: &Path<'_>, errors: &mut ErrorList) {
     if !complaints.is_empty() {
         errors.push(invalid(path, domain, complaints.join(",")));
     } else if !domain.contains('.') {
-        errors.push(invalid(path, domain, "should be a domain with at least two segments separated by dots"));
-    } else if let Some(label) = domain.split('.').find(|label| !name::dns1123_label(label).is_empty()) {
+        errors.push(invalid(
+            path,
+            domain,
+            "should be a domain with at least two segments separated by dots",
+        ));
+    } else if let Some(label) = domain
+        .split('.')
+        .find(|label| !name::dns1123_label(label).is_empty())
+    {
         errors.push(invalid(path, label, name::dns1123_label(label).join(",")));
     }
 }

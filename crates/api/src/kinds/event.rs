@@ -23,14 +23,28 @@ use crate::typed::ApiType;
 const COLUMNS: &[Column] = &[
     column("Last Seen", "string", "Time since the event was last seen."),
     column("Type", "string", "Normal or Warning."),
-    column("Reason", "string", "Why the event was written, in one word."),
+    column(
+        "Reason",
+        "string",
+        "Why the event was written, in one word.",
+    ),
     column("Object", "string", "Object that the event is about."),
     wide("Subobject", "string", "Part of the object."),
     wide("Source", "string", "Component that wrote the event."),
     column("Message", "string", "What happened."),
-    wide("First Seen", "string", "Time since the event was first seen."),
+    wide(
+        "First Seen",
+        "string",
+        "Time since the event was first seen.",
+    ),
     wide("Count", "string", "How often the event was seen."),
-    Column { name: "Name", type_: "string", format: "name", description: "Name must be unique within a namespace.", priority: 1 },
+    Column {
+        name: "Name",
+        type_: "string",
+        format: "name",
+        description: "Name must be unique within a namespace.",
+        priority: 1,
+    },
 ];
 
 impl ApiType for core::Event {
@@ -62,7 +76,13 @@ impl ApiType for core::Event {
 
     fn fill_defaults(&mut self) {
         fill_metadata(&mut self.metadata);
-        drop_empty!(self.action, self.count, self.message, self.reason, self.type_);
+        drop_empty!(
+            self.action,
+            self.count,
+            self.message,
+            self.reason,
+            self.type_
+        );
         fill_reference(&mut self.involved_object);
         // Go writes these even when they are empty.
         self.reporting_component.get_or_insert_default();
@@ -139,7 +159,11 @@ impl ApiType for events::Event {
         }
         let type_ = self.type_.as_deref().unwrap_or("");
         if !matches!(type_, "Normal" | "Warning") {
-            errors.push(invalid(&root("type"), "", format!("has invalid value: {type_}")));
+            errors.push(invalid(
+                &root("type"),
+                "",
+                format!("has invalid value: {type_}"),
+            ));
         }
         let source = self.deprecated_source.clone().unwrap_or_default();
         for (field, is_set) in [
@@ -178,8 +202,16 @@ impl ApiType for events::Event {
         same("eventTime", &new.event_time, &old.event_time);
         same("action", &new.action, &old.action);
         same("related", &new.related, &old.related);
-        same("reportingController", &new.reporting_component, &old.reporting_component);
-        same("reportingInstance", &new.reporting_instance, &old.reporting_instance);
+        same(
+            "reportingController",
+            &new.reporting_component,
+            &old.reporting_component,
+        );
+        same(
+            "reportingInstance",
+            &new.reporting_instance,
+            &old.reporting_instance,
+        );
     }
 
     fn selectable_values(&self) -> Vec<String> {
@@ -232,9 +264,10 @@ fn to_core(event: events::Event) -> core::Event {
         related: event.related,
         reporting_component: event.reporting_controller,
         reporting_instance: event.reporting_instance,
-        series: event
-            .series
-            .map(|series| core::EventSeries { count: Some(series.count), last_observed_time: Some(series.last_observed_time) }),
+        series: event.series.map(|series| core::EventSeries {
+            count: Some(series.count),
+            last_observed_time: Some(series.last_observed_time),
+        }),
         source: event.deprecated_source,
         type_: event.type_,
     }
@@ -275,7 +308,11 @@ fn validate_any(event: &core::Event, controller_field: &str, errors: &mut ErrorL
     };
     if mismatched {
         let path = root("involvedObject");
-        errors.push(invalid(&path.child("namespace"), object_namespace, "does not match event.namespace"));
+        errors.push(invalid(
+            &path.child("namespace"),
+            object_namespace,
+            "does not match event.namespace",
+        ));
     }
     if event.event_time.is_some() {
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
@@ -283,7 +320,12 @@ fn validate_any(event: &core::Event, controller_field: &str, errors: &mut ErrorL
         if controller.is_empty() {
             errors.push(required(&root(controller_field), ""));
         }
-        invalid_each(errors, &root(controller_field), &controller, name::qualified_name(&controller));
+        invalid_each(
+            errors,
+            &root(controller_field),
+            &controller,
+            name::qualified_name(&controller),
+        );
         for (field, value) in [
             ("reportingInstance", text(&event.reporting_instance)),
             ("action", text(&event.action)),
@@ -296,11 +338,24 @@ fn validate_any(event: &core::Event, controller_field: &str, errors: &mut ErrorL
                 errors.push(invalid(&root(field), "", "can have at most 128 characters"));
             }
         }
-        if event.message.as_ref().is_some_and(|message| message.len() > 1024) {
-            errors.push(invalid(&root("message"), "", "can have at most 1024 characters"));
+        if event
+            .message
+            .as_ref()
+            .is_some_and(|message| message.len() > 1024)
+        {
+            errors.push(invalid(
+                &root("message"),
+                "",
+                "can have at most 1024 characters",
+            ));
         }
     }
-    invalid_each(errors, &root("namespace"), namespace, name::dns1123_subdomain(namespace));
+    invalid_each(
+        errors,
+        &root("namespace"),
+        namespace,
+        name::dns1123_subdomain(namespace),
+    );
 }
 
 fn validate_series(event: &core::Event, errors: &mut ErrorList) {
@@ -316,7 +371,11 @@ fn validate_series(event: &core::Event, errors: &mut ErrorList) {
 fn selectable(event: &core::Event) -> Vec<String> {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let object = &event.involved_object;
-    let component = event.source.as_ref().map(|source| text(&source.component)).unwrap_or_default();
+    let component = event
+        .source
+        .as_ref()
+        .map(|source| text(&source.component))
+        .unwrap_or_default();
     let controller = text(&event.reporting_component);
     vec![
         text(&object.kind),
@@ -328,7 +387,11 @@ fn selectable(event: &core::Event) -> Vec<String> {
         text(&object.field_path),
         text(&event.reason),
         controller.clone(),
-        if component.is_empty() { controller } else { component },
+        if component.is_empty() {
+            controller
+        } else {
+            component
+        },
         text(&event.type_),
     ]
 }
@@ -338,7 +401,10 @@ fn cells(event: &core::Event, now_seconds: i64) -> Vec<Value> {
         Some(time) => since(Some(time), now_seconds),
         None => since_micro(event.event_time.as_ref(), now_seconds),
     };
-    let mut last = event.last_timestamp.as_ref().map_or_else(|| first.clone(), |time| since(Some(time), now_seconds));
+    let mut last = event
+        .last_timestamp
+        .as_ref()
+        .map_or_else(|| first.clone(), |time| since(Some(time), now_seconds));
     let mut count = event.count.unwrap_or(0).max(1);
     if let Some(series) = &event.series {
         last = since_micro(series.last_observed_time.as_ref(), now_seconds);
@@ -371,10 +437,23 @@ fn name_cell(meta: &ObjectMeta) -> Value {
 
 fn source_of(event: &core::Event) -> String {
     let first_of = |own: Option<&String>, other: &Option<String>| {
-        own.filter(|text| !text.is_empty()).or(other.as_ref()).cloned().unwrap_or_default()
+        own.filter(|text| !text.is_empty())
+            .or(other.as_ref())
+            .cloned()
+            .unwrap_or_default()
     };
     let source = event.source.as_ref();
-    let component = first_of(source.and_then(|source| source.component.as_ref()), &event.reporting_component);
-    let instance = first_of(source.and_then(|source| source.host.as_ref()), &event.reporting_instance);
-    if instance.is_empty() { component } else { format!("{component}, {instance}") }
+    let component = first_of(
+        source.and_then(|source| source.component.as_ref()),
+        &event.reporting_component,
+    );
+    let instance = first_of(
+        source.and_then(|source| source.host.as_ref()),
+        &event.reporting_instance,
+    );
+    if instance.is_empty() {
+        component
+    } else {
+        format!("{component}, {instance}")
+    }
 }

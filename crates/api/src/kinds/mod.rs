@@ -2,9 +2,9 @@
 
 mod apps;
 mod config_map;
-pub(crate) mod label_selector;
 mod endpoints;
 mod event;
+pub(crate) mod label_selector;
 mod namespace;
 mod node;
 pub(crate) mod pod;
@@ -14,3 +14,6 @@ mod reviews;
 mod secret;
 mod service;
 pub(crate) mod small;
+
+#[cfg(test)]
+mod tests;

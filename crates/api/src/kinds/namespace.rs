@@ -20,8 +20,11 @@ impl ApiType for Namespace {
     const NAMESPACED: bool = false;
     const NAME_RULE: NameRule = NameRule::Dns1123Label;
     const SELECTABLE: &'static [&'static str] = &["status.phase"];
-    const COLUMNS: &'static [Column] =
-        &[columns::NAME, columns::column("Status", "string", "The status of the namespace"), columns::AGE];
+    const COLUMNS: &'static [Column] = &[
+        columns::NAME,
+        columns::column("Status", "string", "The status of the namespace"),
+        columns::AGE,
+    ];
 
     fn fill_defaults(&mut self) {
         fill_metadata(&mut self.metadata);
@@ -39,9 +42,19 @@ impl ApiType for Namespace {
     }
 
     fn prepare_create(&mut self) {
-        self.status = Some(NamespaceStatus { phase: Some("Active".to_string()), ..Default::default() });
-        let finalizers = self.spec.get_or_insert_with(NamespaceSpec::default).finalizers.get_or_insert_default();
-        if !finalizers.iter().any(|finalizer| finalizer == KUBERNETES_FINALIZER) {
+        self.status = Some(NamespaceStatus {
+            phase: Some("Active".to_string()),
+            ..Default::default()
+        });
+        let finalizers = self
+            .spec
+            .get_or_insert_with(NamespaceSpec::default)
+            .finalizers
+            .get_or_insert_default();
+        if !finalizers
+            .iter()
+            .any(|finalizer| finalizer == KUBERNETES_FINALIZER)
+        {
             finalizers.push(KUBERNETES_FINALIZER.to_string());
         }
     }
@@ -66,7 +79,11 @@ impl ApiType for Namespace {
         match part {
             Part::Main => {}
             Part::Status => {
-                let phase = self.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("");
+                let phase = self
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.phase.as_deref())
+                    .unwrap_or("");
                 let deleted = self.metadata.deletion_timestamp.is_some();
                 let path = root("status");
                 if deleted && phase != "Terminating" {
@@ -92,7 +109,11 @@ impl ApiType for Namespace {
     }
 
     fn cells(&self, now_seconds: i64) -> Vec<Value> {
-        vec![columns::name(&self.metadata), Value::from(self.phase()), columns::age(&self.metadata, now_seconds)]
+        vec![
+            columns::name(&self.metadata),
+            Value::from(self.phase()),
+            columns::age(&self.metadata, now_seconds),
+        ]
     }
 }
 
@@ -103,11 +124,18 @@ trait NamespaceParts {
 
 impl NamespaceParts for Namespace {
     fn phase(&self) -> &str {
-        self.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("")
+        self.status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref())
+            .unwrap_or("")
     }
 
     fn validate_finalizers(&self, errors: &mut ErrorList) {
-        let finalizers = self.spec.as_ref().and_then(|spec| spec.finalizers.as_deref()).unwrap_or(&[]);
+        let finalizers = self
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.finalizers.as_deref())
+            .unwrap_or(&[]);
         let spec = root("spec");
         for (index, finalizer) in finalizers.iter().enumerate() {
             let list = spec.child("finalizers");

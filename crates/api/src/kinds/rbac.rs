@@ -1,6 +1,8 @@
 //! Role, ClusterRole, RoleBinding, ClusterRoleBinding.
 
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use k8s_openapi::api::rbac::v1::{
+    ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
@@ -52,7 +54,10 @@ impl ApiType for ClusterRole {
             let path = rule_path.child("clusterRoleSelectors");
             let selectors = aggregation.cluster_role_selectors.as_deref().unwrap_or(&[]);
             if selectors.is_empty() {
-                errors.push(required(&path, "at least one clusterRoleSelector required if aggregationRule is non-nil"));
+                errors.push(required(
+                    &path,
+                    "at least one clusterRoleSelector required if aggregationRule is non-nil",
+                ));
             }
             for (index, selector) in selectors.iter().enumerate() {
                 label_selector::validate(Some(selector), &path.index(index), errors);
@@ -77,22 +82,40 @@ macro_rules! binding {
             fn fill_defaults(&mut self) {
                 fill_metadata(&mut self.metadata);
                 drop_empty!(self.subjects);
-                fill_binding(&mut self.role_ref, self.subjects.as_deref_mut().unwrap_or(&mut []));
+                fill_binding(
+                    &mut self.role_ref,
+                    self.subjects.as_deref_mut().unwrap_or(&mut []),
+                );
             }
 
             fn validate(&self, errors: &mut ErrorList) {
-                validate_binding(&self.role_ref, $role_kinds, self.subjects.as_deref().unwrap_or(&[]), $namespaced, errors);
+                validate_binding(
+                    &self.role_ref,
+                    $role_kinds,
+                    self.subjects.as_deref().unwrap_or(&[]),
+                    $namespaced,
+                    errors,
+                );
             }
 
             fn validate_update(&self, old: &Self, _part: &Part, errors: &mut ErrorList) {
                 self.validate(errors);
                 if self.role_ref != old.role_ref {
-                    errors.push(invalid(&root("roleRef"), &self.role_ref, "cannot change roleRef"));
+                    errors.push(invalid(
+                        &root("roleRef"),
+                        &self.role_ref,
+                        "cannot change roleRef",
+                    ));
                 }
             }
 
             fn cells(&self, now_seconds: i64) -> Vec<Value> {
-                binding_cells(&self.metadata, &self.role_ref, self.subjects.as_deref().unwrap_or(&[]), now_seconds)
+                binding_cells(
+                    &self.metadata,
+                    &self.role_ref,
+                    self.subjects.as_deref().unwrap_or(&[]),
+                    now_seconds,
+                )
             }
         }
     };
@@ -107,12 +130,21 @@ const BINDING_COLUMNS: &[Column] = &[
     AGE,
     wide("Users", "string", "Users in the binding"),
     wide("Groups", "string", "Groups in the binding"),
-    wide("ServiceAccounts", "string", "ServiceAccounts in the binding"),
+    wide(
+        "ServiceAccounts",
+        "string",
+        "ServiceAccounts in the binding",
+    ),
 ];
 
 fn fill_rules(rules: &mut [PolicyRule]) {
     for rule in rules {
-        drop_empty!(rule.api_groups, rule.non_resource_urls, rule.resource_names, rule.resources);
+        drop_empty!(
+            rule.api_groups,
+            rule.non_resource_urls,
+            rule.resource_names,
+            rule.resources
+        );
     }
 }
 
@@ -137,7 +169,10 @@ fn validate_rules(rules: &[PolicyRule], namespaced: bool, errors: &mut ErrorList
 fn validate_rule(rule: &PolicyRule, namespaced: bool, path: &Path<'_>, errors: &mut ErrorList) {
     let is_set = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     if rule.verbs.is_empty() {
-        errors.push(required(&path.child("verbs"), "verbs must contain at least one value"));
+        errors.push(required(
+            &path.child("verbs"),
+            "verbs must contain at least one value",
+        ));
     }
     if is_set(&rule.non_resource_urls) {
         let urls_path = path.child("nonResourceURLs");
@@ -152,14 +187,26 @@ fn validate_rule(rule: &PolicyRule, namespaced: bool, path: &Path<'_>, errors: &
         return;
     }
     if !is_set(&rule.api_groups) {
-        errors.push(required(&path.child("apiGroups"), "resource rules must supply at least one api group"));
+        errors.push(required(
+            &path.child("apiGroups"),
+            "resource rules must supply at least one api group",
+        ));
     }
     if !is_set(&rule.resources) {
-        errors.push(required(&path.child("resources"), "resource rules must supply at least one resource"));
+        errors.push(required(
+            &path.child("resources"),
+            "resource rules must supply at least one resource",
+        ));
     }
 }
 
-fn validate_binding(role: &RoleRef, kinds: &[&str], subjects: &[Subject], namespaced: bool, errors: &mut ErrorList) {
+fn validate_binding(
+    role: &RoleRef,
+    kinds: &[&str],
+    subjects: &[Subject],
+    namespaced: bool,
+    errors: &mut ErrorList,
+) {
     let path = root("roleRef");
     let group = role.api_group.as_deref().unwrap_or("");
     if group != GROUP {
@@ -171,7 +218,12 @@ fn validate_binding(role: &RoleRef, kinds: &[&str], subjects: &[Subject], namesp
     if role.name.is_empty() {
         errors.push(required(&path.child("name"), ""));
     } else {
-        invalid_each(errors, &path.child("name"), &role.name, name::path_segment(&role.name, false));
+        invalid_each(
+            errors,
+            &path.child("name"),
+            &role.name,
+            name::path_segment(&role.name, false),
+        );
     }
     let subjects_path = root("subjects");
     for (index, subject) in subjects.iter().enumerate() {
@@ -187,7 +239,12 @@ fn validate_subject(subject: &Subject, namespaced: bool, path: &Path<'_>, errors
     match subject.kind.as_str() {
         "ServiceAccount" => {
             if !subject.name.is_empty() {
-                invalid_each(errors, &path.child("name"), &subject.name, name::dns1123_subdomain(&subject.name));
+                invalid_each(
+                    errors,
+                    &path.child("name"),
+                    &subject.name,
+                    name::dns1123_subdomain(&subject.name),
+                );
             }
             if !group.is_empty() {
                 errors.push(not_supported(&path.child("apiGroup"), group, &[""]));
@@ -201,17 +258,31 @@ fn validate_subject(subject: &Subject, namespaced: bool, path: &Path<'_>, errors
                 errors.push(not_supported(&path.child("apiGroup"), group, &[GROUP]));
             }
         }
-        other => errors.push(not_supported(&path.child("kind"), other, &["ServiceAccount", "User", "Group"])),
+        other => errors.push(not_supported(
+            &path.child("kind"),
+            other,
+            &["ServiceAccount", "User", "Group"],
+        )),
     }
 }
 
-fn binding_cells(meta: &ObjectMeta, role: &RoleRef, subjects: &[Subject], now_seconds: i64) -> Vec<Value> {
+fn binding_cells(
+    meta: &ObjectMeta,
+    role: &RoleRef,
+    subjects: &[Subject],
+    now_seconds: i64,
+) -> Vec<Value> {
     let names = |kind: &str| {
         let of_kind = subjects.iter().filter(|subject| subject.kind == kind);
-        let shown = of_kind.map(|subject| match (kind, subject.namespace.as_deref().unwrap_or("")) {
-            ("ServiceAccount", namespace) if !namespace.is_empty() => format!("{namespace}/{}", subject.name),
-            _ => subject.name.clone(),
-        });
+        let shown =
+            of_kind.map(
+                |subject| match (kind, subject.namespace.as_deref().unwrap_or("")) {
+                    ("ServiceAccount", namespace) if !namespace.is_empty() => {
+                        format!("{namespace}/{}", subject.name)
+                    }
+                    _ => subject.name.clone(),
+                },
+            );
         Value::from(shown.collect::<Vec<_>>().join(", "))
     };
     vec![

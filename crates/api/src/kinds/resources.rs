@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{ResourceClaim, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
-use crate::error::{DecodeError, ErrorList, duplicate, forbidden, invalid, not_found, not_supported, required};
+use crate::error::{
+    DecodeError, ErrorList, duplicate, forbidden, invalid, not_found, not_supported, required,
+};
 use crate::metadata::NOT_NEGATIVE;
 use crate::name;
 use crate::path::Path;
@@ -64,7 +66,9 @@ pub(crate) fn finish_list(list: &mut Option<ResourceList>) -> Result<(), DecodeE
     Ok(())
 }
 
-pub(crate) fn finish_requirements(requirements: Option<&mut ResourceRequirements>) -> Result<(), DecodeError> {
+pub(crate) fn finish_requirements(
+    requirements: Option<&mut ResourceRequirements>,
+) -> Result<(), DecodeError> {
     if let Some(requirements) = requirements {
         finish_list(&mut requirements.limits)?;
         finish_list(&mut requirements.requests)?;
@@ -73,7 +77,12 @@ pub(crate) fn finish_requirements(requirements: Option<&mut ResourceRequirements
 }
 
 /// Checks a list whose values every resource list has to satisfy: not negative, whole where counted.
-pub(crate) fn validate_amount(resource: &str, text: &Text, path: &Path<'_>, errors: &mut ErrorList) {
+pub(crate) fn validate_amount(
+    resource: &str,
+    text: &Text,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     let amount = amount(text);
     if amount.is_negative() {
         errors.push(invalid(path, &text.0, NOT_NEGATIVE));
@@ -107,14 +116,26 @@ pub(crate) fn allows_overcommit(resource: &str) -> bool {
     is_native(resource) && !is_huge_page(resource)
 }
 
-pub(crate) fn validate_resource_name(resource: &str, path: &Path<'_>, errors: &mut ErrorList) -> bool {
+pub(crate) fn validate_resource_name(
+    resource: &str,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) -> bool {
     let complaints = name::qualified_name(resource);
     if !complaints.is_empty() {
-        errors.extend(complaints.into_iter().map(|text| invalid(path, resource, text)));
+        errors.extend(
+            complaints
+                .into_iter()
+                .map(|text| invalid(path, resource, text)),
+        );
         return false;
     }
     if !resource.contains('/') && !STANDARD.contains(&resource) && !is_huge_page(resource) {
-        errors.push(invalid(path, resource, "must be a standard resource type or fully qualified"));
+        errors.push(invalid(
+            path,
+            resource,
+            "must be a standard resource type or fully qualified",
+        ));
         return false;
     }
     true
@@ -127,16 +148,28 @@ fn validate_container_resource_name(resource: &str, path: &Path<'_>, errors: &mu
     validate_resource_name(resource, path, errors);
     if !resource.contains('/') {
         if !is_huge_page(resource) {
-            errors.push(invalid(path, resource, "must be a standard resource for containers"));
+            errors.push(invalid(
+                path,
+                resource,
+                "must be a standard resource for containers",
+            ));
         }
     } else if !is_native(resource) && !is_extended(resource) {
-        errors.push(invalid(path, resource, "doesn't follow extended resource name standard"));
+        errors.push(invalid(
+            path,
+            resource,
+            "doesn't follow extended resource name standard",
+        ));
     }
 }
 
 fn validate_pod_resource_name(resource: &str, path: &Path<'_>, errors: &mut ErrorList) {
     if validate_resource_name(resource, path, errors) && !is_pod_level(resource) {
-        errors.push(not_supported(path, resource, &["cpu", "hugepages-", "memory"]));
+        errors.push(not_supported(
+            path,
+            resource,
+            &["cpu", "hugepages-", "memory"],
+        ));
     }
 }
 
@@ -161,15 +194,16 @@ pub(crate) fn validate_requirements(
 ) {
     let (limits_path, requests_path) = (path.child("limits"), path.child("requests"));
     let (mut has_compute, mut has_huge_pages) = (false, false);
-    let mut validate_one = |resource: &str, text: &Text, path: &Path<'_>, errors: &mut ErrorList| {
-        match scope {
-            Scope::Container => validate_container_resource_name(resource, path, errors),
-            Scope::Pod => validate_pod_resource_name(resource, path, errors),
-        }
-        validate_amount(resource, text, path, errors);
-        has_compute |= matches!(resource, "cpu" | "memory");
-        has_huge_pages |= is_huge_page(resource);
-    };
+    let mut validate_one =
+        |resource: &str, text: &Text, path: &Path<'_>, errors: &mut ErrorList| {
+            match scope {
+                Scope::Container => validate_container_resource_name(resource, path, errors),
+                Scope::Pod => validate_pod_resource_name(resource, path, errors),
+            }
+            validate_amount(resource, text, path, errors);
+            has_compute |= matches!(resource, "cpu" | "memory");
+            has_huge_pages |= is_huge_page(resource);
+        };
     for (resource, text) in requirements.limits.iter().flatten() {
         let path = limits_path.key(resource);
         validate_one(resource, text, &path, errors);
@@ -178,21 +212,39 @@ pub(crate) fn validate_requirements(
     for (resource, text) in requirements.requests.iter().flatten() {
         let path = requests_path.key(resource);
         validate_one(resource, text, &path, errors);
-        match requirements.limits.as_ref().and_then(|limits| limits.get(resource)) {
+        match requirements
+            .limits
+            .as_ref()
+            .and_then(|limits| limits.get(resource))
+        {
             Some(limit) => {
-                let order = if text == limit { std::cmp::Ordering::Equal } else { amount(text).cmp(&amount(limit)) };
+                let order = if text == limit {
+                    std::cmp::Ordering::Equal
+                } else {
+                    amount(text).cmp(&amount(limit))
+                };
                 if order.is_ne() && !allows_overcommit(resource) {
-                    errors.push(invalid(&requests_path, &text.0, format!("must be equal to {resource} limit of {}", limit.0)));
+                    errors.push(invalid(
+                        &requests_path,
+                        &text.0,
+                        format!("must be equal to {resource} limit of {}", limit.0),
+                    ));
                 } else if order.is_gt() {
                     errors.push(invalid(
                         &requests_path,
                         &text.0,
-                        format!("must be less than or equal to {resource} limit of {}", limit.0),
+                        format!(
+                            "must be less than or equal to {resource} limit of {}",
+                            limit.0
+                        ),
                     ));
                 }
             }
             None if !allows_overcommit(resource) => {
-                errors.push(required(&limits_path, "Limit must be set for non overcommitable resources"));
+                errors.push(required(
+                    &limits_path,
+                    "Limit must be set for non overcommitable resources",
+                ));
             }
             None => {}
         }
@@ -201,20 +253,37 @@ pub(crate) fn validate_requirements(
     if has_huge_pages && !has_compute {
         errors.push(forbidden(path, "HugePages require cpu or memory"));
     }
-    validate_claims(requirements.claims.as_deref().unwrap_or(&[]), claim_names, &path.child("claims"), errors);
+    validate_claims(
+        requirements.claims.as_deref().unwrap_or(&[]),
+        claim_names,
+        &path.child("claims"),
+        errors,
+    );
 }
 
 /// Huge pages come in whole pages: the size is in the name.
 fn validate_huge_page_amount(resource: &str, text: &Text, path: &Path<'_>, errors: &mut ErrorList) {
-    let Some(size) = resource.strip_prefix("hugepages-") else { return };
+    let Some(size) = resource.strip_prefix("hugepages-") else {
+        return;
+    };
     let bytes = amount(text).value();
-    let divisible = Quantity::parse(size).is_ok_and(|size| size.value() > 0 && bytes % size.value() == 0);
+    let divisible =
+        Quantity::parse(size).is_ok_and(|size| size.value() > 0 && bytes % size.value() == 0);
     if !divisible {
-        errors.push(invalid(path, &text.0, format!("{} is not positive integer multiple of {resource}", text.0)));
+        errors.push(invalid(
+            path,
+            &text.0,
+            format!("{} is not positive integer multiple of {resource}", text.0),
+        ));
     }
 }
 
-fn validate_claims(claims: &[ResourceClaim], known: &BTreeSet<&str>, path: &Path<'_>, errors: &mut ErrorList) {
+fn validate_claims(
+    claims: &[ResourceClaim],
+    known: &BTreeSet<&str>,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     let mut seen: BTreeSet<String> = BTreeSet::new();
     for (index, claim) in claims.iter().enumerate() {
         let path = path.index(index);
@@ -229,13 +298,23 @@ fn validate_claims(claims: &[ResourceClaim], known: &BTreeSet<&str>, path: &Path
             let mut key = claim.name.clone();
             if !request.is_empty() {
                 let request_path = path.child("request");
-                errors.extend(name::dns1123_label(request).into_iter().map(|text| invalid(&request_path, request, text)));
+                errors.extend(
+                    name::dns1123_label(request)
+                        .into_iter()
+                        .map(|text| invalid(&request_path, request, text)),
+                );
                 key = format!("{key}/{request}");
             }
             if seen.contains(&key) {
                 errors.push(duplicate(&path, &key));
             } else if request.is_empty() {
-                let overlaps = seen.iter().filter(|key| key.split_once('/').is_some_and(|(name, _)| name == claim.name)).count();
+                let overlaps = seen
+                    .iter()
+                    .filter(|key| {
+                        key.split_once('/')
+                            .is_some_and(|(name, _)| name == claim.name)
+                    })
+                    .count();
                 errors.extend((0..overlaps).map(|_| duplicate(&path, &claim.name)));
             }
             seen.insert(key);

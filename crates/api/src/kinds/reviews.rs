@@ -37,7 +37,10 @@ impl ApiType for TokenRequest {
     unstored!(true);
 
     fn fill_defaults(&mut self) {
-        self.spec.get_or_insert_default().expiration_seconds.get_or_insert(3600);
+        self.spec
+            .get_or_insert_default()
+            .expiration_seconds
+            .get_or_insert(3600);
         self.status.get_or_insert_default();
     }
 
@@ -46,14 +49,26 @@ impl ApiType for TokenRequest {
     }
 
     fn validate(&self, errors: &mut ErrorList) {
-        let seconds = self.spec.as_ref().and_then(|spec| spec.expiration_seconds).unwrap_or(0);
+        let seconds = self
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.expiration_seconds)
+            .unwrap_or(0);
         let path = root("spec");
         let path = path.child("expirationSeconds");
         if seconds < 600 {
-            errors.push(invalid(&path, &seconds, "may not specify a duration less than 10 minutes"));
+            errors.push(invalid(
+                &path,
+                &seconds,
+                "may not specify a duration less than 10 minutes",
+            ));
         }
         if seconds > 1 << 32 {
-            errors.push(invalid(&path, &seconds, "may not specify a duration larger than 2^32 seconds"));
+            errors.push(invalid(
+                &path,
+                &seconds,
+                "may not specify a duration larger than 2^32 seconds",
+            ));
         }
     }
 }
@@ -68,7 +83,10 @@ impl ApiType for TokenReview {
     fn validate(&self, errors: &mut ErrorList) {
         if self.spec.token.is_empty() {
             let path = root("spec");
-            errors.push(required(&path.child("token"), "token is required for TokenReview in authentication"));
+            errors.push(required(
+                &path.child("token"),
+                "token is required for TokenReview in authentication",
+            ));
         }
     }
 }
@@ -98,7 +116,11 @@ impl ApiType for SelfSubjectAccessReview {
 
     fn validate(&self, errors: &mut ErrorList) {
         let spec = &self.spec;
-        validate_attributes(spec.resource_attributes.as_ref(), spec.non_resource_attributes.as_ref(), errors);
+        validate_attributes(
+            spec.resource_attributes.as_ref(),
+            spec.non_resource_attributes.as_ref(),
+            errors,
+        );
         validate_no_metadata(&self.metadata, "must be empty", errors);
     }
 }
@@ -125,27 +147,50 @@ impl ApiType for LocalSubjectAccessReview {
 
     fn validate(&self, errors: &mut ErrorList) {
         validate_access_spec(&self.spec, errors);
-        let without_namespace = ObjectMeta { namespace: None, ..self.metadata.clone() };
-        validate_no_metadata(&without_namespace, "must be empty except for namespace", errors);
+        let without_namespace = ObjectMeta {
+            namespace: None,
+            ..self.metadata.clone()
+        };
+        validate_no_metadata(
+            &without_namespace,
+            "must be empty except for namespace",
+            errors,
+        );
         let namespace = self.metadata.namespace.as_deref().unwrap_or("");
         if let Some(attributes) = &self.spec.resource_attributes {
             let asked = attributes.namespace.as_deref().unwrap_or("");
             if asked != namespace {
-                errors.push(invalid(&root("spec.resourceAttributes.namespace"), asked, "must match metadata.namespace"));
+                errors.push(invalid(
+                    &root("spec.resourceAttributes.namespace"),
+                    asked,
+                    "must match metadata.namespace",
+                ));
             }
         }
         if let Some(attributes) = &self.spec.non_resource_attributes {
-            errors.push(invalid(&root("spec.nonResourceAttributes"), attributes, "disallowed on this kind of request"));
+            errors.push(invalid(
+                &root("spec.nonResourceAttributes"),
+                attributes,
+                "disallowed on this kind of request",
+            ));
         }
     }
 }
 
 fn validate_access_spec(spec: &SubjectAccessReviewSpec, errors: &mut ErrorList) {
-    validate_attributes(spec.resource_attributes.as_ref(), spec.non_resource_attributes.as_ref(), errors);
+    validate_attributes(
+        spec.resource_attributes.as_ref(),
+        spec.non_resource_attributes.as_ref(),
+        errors,
+    );
     let user = spec.user.as_deref().unwrap_or("");
     if user.is_empty() && spec.groups.as_ref().is_none_or(Vec::is_empty) {
         let path = root("spec");
-        errors.push(invalid(&path.child("user"), user, "at least one of user or group must be specified"));
+        errors.push(invalid(
+            &path.child("user"),
+            user,
+            "at least one of user or group must be specified",
+        ));
     }
 }
 
@@ -158,11 +203,20 @@ fn validate_attributes(
     match (resource, non_resource) {
         (Some(_), Some(_)) => {
             let detail = "cannot be specified in combination with resourceAttributes";
-            errors.push(invalid(&path.child("nonResourceAttributes"), &non_resource, detail));
+            errors.push(invalid(
+                &path.child("nonResourceAttributes"),
+                &non_resource,
+                detail,
+            ));
         }
         (None, None) => {
-            let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-            errors.push(invalid(&path.child("resourceAttributes"), &Value::Null, detail));
+            let detail =
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            errors.push(invalid(
+                &path.child("resourceAttributes"),
+                &Value::Null,
+                detail,
+            ));
         }
         _ => {}
     }
@@ -171,7 +225,12 @@ fn validate_attributes(
     if let Some(selector) = &attributes.field_selector {
         let path = path.child("fieldSelector");
         let requirements = selector.requirements.as_deref().unwrap_or(&[]);
-        validate_one_of_two(selector.raw_selector.as_deref(), requirements.len(), &path, errors);
+        validate_one_of_two(
+            selector.raw_selector.as_deref(),
+            requirements.len(),
+            &path,
+            errors,
+        );
         let requirements_path = path.child("requirements");
         for (index, requirement) in requirements.iter().enumerate() {
             let path = requirements_path.index(index);
@@ -185,7 +244,12 @@ fn validate_attributes(
     if let Some(selector) = &attributes.label_selector {
         let path = path.child("labelSelector");
         let requirements = selector.requirements.as_deref().unwrap_or(&[]);
-        validate_one_of_two(selector.raw_selector.as_deref(), requirements.len(), &path, errors);
+        validate_one_of_two(
+            selector.raw_selector.as_deref(),
+            requirements.len(),
+            &path,
+            errors,
+        );
         let requirements_path = path.child("requirements");
         for (index, requirement) in requirements.iter().enumerate() {
             validate_reviewed(requirement, &requirements_path.index(index), errors);
@@ -193,10 +257,19 @@ fn validate_attributes(
     }
 }
 
-fn validate_one_of_two(raw: Option<&str>, requirement_count: usize, path: &Path<'_>, errors: &mut ErrorList) {
+fn validate_one_of_two(
+    raw: Option<&str>,
+    requirement_count: usize,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     let raw = raw.unwrap_or("");
     if !raw.is_empty() && requirement_count > 0 {
-        errors.push(invalid(&path.child("rawSelector"), raw, "may not specified at the same time as requirements"));
+        errors.push(invalid(
+            &path.child("rawSelector"),
+            raw,
+            "may not specified at the same time as requirements",
+        ));
     }
     if raw.is_empty() && requirement_count == 0 {
         let detail = format!("when {path} is specified, requirements or rawSelector is required");
@@ -207,10 +280,16 @@ fn validate_one_of_two(raw: Option<&str>, requirement_count: usize, path: &Path<
 fn validate_value_count(operator: &str, count: usize, path: &Path<'_>, errors: &mut ErrorList) {
     match operator {
         "In" | "NotIn" if count == 0 => {
-            errors.push(required(path, "must be specified when `operator` is 'In' or 'NotIn'"));
+            errors.push(required(
+                path,
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            ));
         }
         "Exists" | "DoesNotExist" if count > 0 => {
-            errors.push(forbidden(path, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+            errors.push(forbidden(
+                path,
+                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            ));
         }
         // Operators of newer clients are left to the authorizer.
         _ => {}
@@ -218,7 +297,10 @@ fn validate_value_count(operator: &str, count: usize, path: &Path<'_>, errors: &
 }
 
 fn validate_no_metadata(meta: &ObjectMeta, detail: &str, errors: &mut ErrorList) {
-    let without_managers = ObjectMeta { managed_fields: None, ..meta.clone() };
+    let without_managers = ObjectMeta {
+        managed_fields: None,
+        ..meta.clone()
+    };
     if without_managers != ObjectMeta::default() {
         errors.push(invalid(&root("metadata"), meta, detail));
     }
@@ -231,7 +313,11 @@ impl ApiType for Binding {
         let path = root("target");
         let kind = self.target.kind.as_deref().unwrap_or("");
         if !kind.is_empty() && kind != "Node" {
-            errors.push(not_supported(&path.child("kind"), kind, &["Node", "<empty>"]));
+            errors.push(not_supported(
+                &path.child("kind"),
+                kind,
+                &["Node", "<empty>"],
+            ));
         }
         if self.target.name.as_deref().unwrap_or("").is_empty() {
             errors.push(required(&path.child("name"), ""));
@@ -260,7 +346,11 @@ impl ApiType for Scale {
     }
 
     fn validate(&self, errors: &mut ErrorList) {
-        let replicas = self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
+        let replicas = self
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(0);
         let path = root("spec");
         not_negative(i64::from(replicas), &path.child("replicas"), errors);
     }
@@ -268,7 +358,12 @@ impl ApiType for Scale {
     fn cells(&self, now_seconds: i64) -> Vec<Value> {
         vec![
             columns::name(&self.metadata),
-            Value::from(self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0)),
+            Value::from(
+                self.spec
+                    .as_ref()
+                    .and_then(|spec| spec.replicas)
+                    .unwrap_or(0),
+            ),
             Value::from(self.status.as_ref().map_or(0, |status| status.replicas)),
             columns::age(&self.metadata, now_seconds),
         ]

@@ -22,7 +22,11 @@ impl ApiType for Secret {
     const SELECTABLE: &'static [&'static str] = &["type"];
     const COLUMNS: &'static [Column] = &[
         columns::NAME,
-        columns::column("Type", "string", "Used to facilitate programmatic handling of secret data."),
+        columns::column(
+            "Type",
+            "string",
+            "Used to facilitate programmatic handling of secret data.",
+        ),
         columns::column("Data", "string", "Number of entries"),
         columns::AGE,
     ];
@@ -31,7 +35,11 @@ impl ApiType for Secret {
         fill_metadata(&mut self.metadata);
         if let Some(texts) = self.string_data.take() {
             let data = self.data.get_or_insert_default();
-            data.extend(texts.into_iter().map(|(key, text)| (key, ByteString(text.into_bytes()))));
+            data.extend(
+                texts
+                    .into_iter()
+                    .map(|(key, text)| (key, ByteString(text.into_bytes()))),
+            );
         }
         drop_empty!(self.data, self.type_);
         self.type_.get_or_insert_with(|| "Opaque".to_string());
@@ -41,7 +49,11 @@ impl ApiType for Secret {
         let data_path = root("data");
         let mut bytes = 0;
         for (key, value) in self.data.iter().flatten() {
-            errors.extend(name::config_map_key(key).into_iter().map(|text| invalid(&data_path.key(key), key, text)));
+            errors.extend(
+                name::config_map_key(key)
+                    .into_iter()
+                    .map(|text| invalid(&data_path.key(key), key, text)),
+            );
             bytes += value.0.len();
         }
         if bytes > DATA_BYTES_MAX {
@@ -56,16 +68,30 @@ impl ApiType for Secret {
         let require_json_object = |key: &'static str, errors: &mut ErrorList| {
             require(key, errors);
             if let Some(value) = value(key)
-                && let Err(cause) = serde_json::from_slice::<serde_json::Map<String, Value>>(&value.0)
+                && let Err(cause) =
+                    serde_json::from_slice::<serde_json::Map<String, Value>>(&value.0)
             {
-                errors.push(invalid(&data_path.key(key), "<secret contents redacted>", cause.to_string()));
+                errors.push(invalid(
+                    &data_path.key(key),
+                    "<secret contents redacted>",
+                    cause.to_string(),
+                ));
             }
         };
         match self.type_.as_deref().unwrap_or("") {
             "kubernetes.io/service-account-token" => {
-                let account = self.metadata.annotations.as_ref().and_then(|all| all.get(SERVICE_ACCOUNT_NAME));
+                let account = self
+                    .metadata
+                    .annotations
+                    .as_ref()
+                    .and_then(|all| all.get(SERVICE_ACCOUNT_NAME));
                 if account.is_none_or(String::is_empty) {
-                    errors.push(required(&root("metadata").child("annotations").key(SERVICE_ACCOUNT_NAME), ""));
+                    errors.push(required(
+                        &root("metadata")
+                            .child("annotations")
+                            .key(SERVICE_ACCOUNT_NAME),
+                        "",
+                    ));
                 }
             }
             "kubernetes.io/dockercfg" => require_json_object(".dockercfg", errors),
@@ -97,7 +123,11 @@ impl ApiType for Secret {
 
     fn validate_update(&self, old: &Self, _part: &Part, errors: &mut ErrorList) {
         if self.type_ != old.type_ {
-            errors.push(invalid(&root("type"), self.type_.as_deref().unwrap_or(""), IMMUTABLE));
+            errors.push(invalid(
+                &root("type"),
+                self.type_.as_deref().unwrap_or(""),
+                IMMUTABLE,
+            ));
         }
         if old.immutable == Some(true) {
             if self.immutable != Some(true) {

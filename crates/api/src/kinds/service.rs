@@ -6,24 +6,28 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{
-    ClientIPConfig, LoadBalancerStatus, Service, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig,
+    ClientIPConfig, LoadBalancerStatus, Service, ServicePort, ServiceSpec, ServiceStatus,
+    SessionAffinityConfig,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::pod::containers::{validate_port_number, validate_port_number_or_name};
 use super::pod::defaults::{fill_metadata, is_unset_port};
 use crate::columns::{self, AGE, NAME, column, wide};
 use crate::empty::drop_empty;
 use crate::endpoint_ip::validate_endpoint_ip;
-use crate::error::{ErrorList, duplicate, forbidden, invalid, invalid_each, not_supported, required};
+use crate::error::{
+    ErrorList, duplicate, forbidden, invalid, invalid_each, not_supported, print_value, required,
+};
 use crate::ip;
 use crate::kind::{Column, Part};
 use crate::metadata::validate_labels;
 use crate::name::{self, NameRule};
 use crate::path::{Path, root};
 use crate::service::{
-    is_headless, is_externally_accessible, needs_cluster_ip, needs_health_check_port, needs_node_ports,
+    is_externally_accessible, is_headless, needs_cluster_ip, needs_health_check_port,
+    needs_node_ports,
 };
 use crate::typed::ApiType;
 
@@ -46,7 +50,11 @@ impl ApiType for Service {
         column("External-IP", "string", "Addresses outside the cluster."),
         column("Port(s)", "string", "Ports that the Service exposes."),
         AGE,
-        wide("Selector", "string", "Labels of the pods that traffic goes to."),
+        wide(
+            "Selector",
+            "string",
+            "Labels of the pods that traffic goes to.",
+        ),
     ];
 
     fn fill_defaults(&mut self) {
@@ -68,7 +76,10 @@ impl ApiType for Service {
     }
 
     fn prepare_create(&mut self) {
-        self.status = Some(ServiceStatus { load_balancer: Some(LoadBalancerStatus::default()), conditions: None });
+        self.status = Some(ServiceStatus {
+            load_balancer: Some(LoadBalancerStatus::default()),
+            conditions: None,
+        });
         let spec = self.spec.get_or_insert_default();
         if spec.cluster_ips.as_ref().is_none_or(Vec::is_empty)
             && let Some(ip) = spec.cluster_ip.as_ref().filter(|ip| !ip.is_empty())
@@ -87,7 +98,9 @@ impl ApiType for Service {
             return;
         }
         self.status.clone_from(&old.status);
-        let (Some(new_spec), Some(old_spec)) = (&mut self.spec, &old.spec) else { return };
+        let (Some(new_spec), Some(old_spec)) = (&mut self.spec, &old.spec) else {
+            return;
+        };
         keep_allocated(new_spec, old_spec);
         drop_what_the_type_has_not(new_spec, old_spec);
         fill_families(new_spec);
@@ -106,14 +119,24 @@ impl ApiType for Service {
             validate_family_change(new_spec, old_spec, errors);
             let path = root("spec");
             let balancer = |spec: &ServiceSpec| spec.type_.as_deref() == Some("LoadBalancer");
-            if balancer(new_spec) && balancer(old_spec) && new_spec.load_balancer_class != old_spec.load_balancer_class {
-                errors.push(invalid(&path.child("loadBalancerClass"), &new_spec.load_balancer_class, "may not change once set"));
+            if balancer(new_spec)
+                && balancer(old_spec)
+                && new_spec.load_balancer_class != old_spec.load_balancer_class
+            {
+                errors.push(invalid(
+                    &path.child("loadBalancerClass"),
+                    &new_spec.load_balancer_class,
+                    "may not change once set",
+                ));
             }
             if needs_health_check_port(old_spec)
                 && needs_health_check_port(new_spec)
                 && new_spec.health_check_node_port != old_spec.health_check_node_port
             {
-                errors.push(forbidden(&path.child("healthCheckNodePort"), "field is immutable"));
+                errors.push(forbidden(
+                    &path.child("healthCheckNodePort"),
+                    "field is immutable",
+                ));
             }
         }
         validate(self, Some(old), errors);
@@ -124,7 +147,9 @@ impl ApiType for Service {
         let annotations = self.metadata.annotations.as_ref();
         for key in [TOPOLOGY_HINTS, TOPOLOGY_MODE] {
             if annotations.is_some_and(|annotations| annotations.contains_key(key)) {
-                warnings.push(format!("annotation {key} is deprecated, please use spec.trafficDistribution instead"));
+                warnings.push(format!(
+                    "annotation {key} is deprecated, please use spec.trafficDistribution instead"
+                ));
             }
         }
         warnings
@@ -133,7 +158,8 @@ impl ApiType for Service {
     fn selectable_values(&self) -> Vec<String> {
         let spec = self.spec.as_ref();
         vec![
-            spec.and_then(|spec| spec.cluster_ip.clone()).unwrap_or_default(),
+            spec.and_then(|spec| spec.cluster_ip.clone())
+                .unwrap_or_default(),
             spec.and_then(|spec| spec.type_.clone()).unwrap_or_default(),
         ]
     }
@@ -156,9 +182,18 @@ impl ApiType for Service {
         vec![
             columns::name(&self.metadata),
             Value::from(spec.type_.as_deref().unwrap_or("")),
-            Value::from(spec.cluster_ips.as_ref().and_then(|ips| ips.first()).map_or("<none>", String::as_str)),
+            Value::from(
+                spec.cluster_ips
+                    .as_ref()
+                    .and_then(|ips| ips.first())
+                    .map_or("<none>", String::as_str),
+            ),
             Value::from(external_address(spec, self.status.as_ref())),
-            Value::from(if ports.is_empty() { "<none>".to_string() } else { ports.join(",") }),
+            Value::from(if ports.is_empty() {
+                "<none>".to_string()
+            } else {
+                ports.join(",")
+            }),
             columns::age(&self.metadata, now_seconds),
             Value::from(columns::labels(spec.selector.as_ref())),
         ]
@@ -172,19 +207,34 @@ fn list(texts: &Option<Vec<String>>) -> &[String] {
 fn external_address(spec: &ServiceSpec, status: Option<&ServiceStatus>) -> String {
     let own = list(&spec.external_ips).join(",");
     match spec.type_.as_deref().unwrap_or("") {
-        "ClusterIP" | "NodePort" => if own.is_empty() { "<none>".to_string() } else { own },
+        "ClusterIP" | "NodePort" => {
+            if own.is_empty() {
+                "<none>".to_string()
+            } else {
+                own
+            }
+        }
         "LoadBalancer" => {
             let ingress = status.and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
             let mut addresses: Vec<&str> = Vec::new();
             for entry in ingress.into_iter().flatten() {
-                let address = entry.ip.as_deref().filter(|ip| !ip.is_empty()).or(entry.hostname.as_deref()).unwrap_or("");
+                let address = entry
+                    .ip
+                    .as_deref()
+                    .filter(|ip| !ip.is_empty())
+                    .or(entry.hostname.as_deref())
+                    .unwrap_or("");
                 if !address.is_empty() && !addresses.contains(&address) {
                     addresses.push(address);
                 }
             }
             addresses.sort_unstable();
             addresses.extend(list(&spec.external_ips).iter().map(String::as_str));
-            if addresses.is_empty() { "<pending>".to_string() } else { addresses.join(",") }
+            if addresses.is_empty() {
+                "<pending>".to_string()
+            } else {
+                addresses.join(",")
+            }
         }
         "ExternalName" => spec.external_name.clone().unwrap_or_default(),
         _ => "<unknown>".to_string(),
@@ -208,18 +258,32 @@ fn fill_spec(spec: &mut ServiceSpec) {
         spec.session_affinity,
         spec.type_,
     );
-    match spec.session_affinity.get_or_insert_with(|| "None".to_string()).as_str() {
+    match spec
+        .session_affinity
+        .get_or_insert_with(|| "None".to_string())
+        .as_str()
+    {
         "None" => spec.session_affinity_config = None,
         "ClientIP" => {
-            let seconds = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+            let seconds = spec
+                .session_affinity_config
+                .as_ref()
+                .and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
             if seconds.is_none() {
-                let client_ip = ClientIPConfig { timeout_seconds: Some(AFFINITY_SECONDS_DEFAULT) };
-                spec.session_affinity_config = Some(SessionAffinityConfig { client_ip: Some(client_ip) });
+                let client_ip = ClientIPConfig {
+                    timeout_seconds: Some(AFFINITY_SECONDS_DEFAULT),
+                };
+                spec.session_affinity_config = Some(SessionAffinityConfig {
+                    client_ip: Some(client_ip),
+                });
             }
         }
         _ => {}
     }
-    let type_ = spec.type_.get_or_insert_with(|| "ClusterIP".to_string()).clone();
+    let type_ = spec
+        .type_
+        .get_or_insert_with(|| "ClusterIP".to_string())
+        .clone();
     for port in spec.ports.iter_mut().flatten() {
         drop_empty!(port.name, port.node_port, port.protocol);
         port.protocol.get_or_insert_with(|| "TCP".to_string());
@@ -228,10 +292,12 @@ fn fill_spec(spec: &mut ServiceSpec) {
         }
     }
     if is_externally_accessible(spec) {
-        spec.external_traffic_policy.get_or_insert_with(|| "Cluster".to_string());
+        spec.external_traffic_policy
+            .get_or_insert_with(|| "Cluster".to_string());
     }
     if matches!(type_.as_str(), "NodePort" | "LoadBalancer" | "ClusterIP") {
-        spec.internal_traffic_policy.get_or_insert_with(|| "Cluster".to_string());
+        spec.internal_traffic_policy
+            .get_or_insert_with(|| "Cluster".to_string());
     }
     if type_ == "LoadBalancer" {
         spec.allocate_load_balancer_node_ports.get_or_insert(true);
@@ -245,12 +311,19 @@ fn fill_families(spec: &mut ServiceSpec) {
         return;
     }
     let headless = spec.cluster_ip.as_deref() == Some("None");
-    let unselective = spec.selector.as_ref().is_none_or(|selector| selector.is_empty());
+    let unselective = spec
+        .selector
+        .as_ref()
+        .is_none_or(|selector| selector.is_empty());
     if headless && unselective {
-        spec.ip_family_policy.get_or_insert_with(|| "RequireDualStack".to_string());
+        spec.ip_family_policy
+            .get_or_insert_with(|| "RequireDualStack".to_string());
         let families = spec.ip_families.get_or_insert_default();
         for family in ["IPv4", "IPv6"] {
-            if families.len() < 2 && !families.iter().any(|known| known == family) && spec.ip_family_policy.as_deref() != Some("SingleStack") {
+            if families.len() < 2
+                && !families.iter().any(|known| known == family)
+                && spec.ip_family_policy.as_deref() != Some("SingleStack")
+            {
                 families.push(family.to_string());
             }
         }
@@ -259,11 +332,15 @@ fn fill_families(spec: &mut ServiceSpec) {
         }
         return;
     }
-    spec.ip_family_policy.get_or_insert_with(|| "SingleStack".to_string());
+    spec.ip_family_policy
+        .get_or_insert_with(|| "SingleStack".to_string());
     if spec.ip_families.is_none() {
-        let addresses = list(&spec.cluster_ips).iter().filter_map(|text| ip::parse_sloppy(text));
-        let mut families: Vec<String> =
-            addresses.map(|address| if address.is_ipv4() { "IPv4" } else { "IPv6" }.to_string()).collect();
+        let addresses = list(&spec.cluster_ips)
+            .iter()
+            .filter_map(|text| ip::parse_sloppy(text));
+        let mut families: Vec<String> = addresses
+            .map(|address| if address.is_ipv4() { "IPv4" } else { "IPv6" }.to_string())
+            .collect();
         if families.is_empty() {
             families.push("IPv4".to_string());
         }
@@ -282,7 +359,10 @@ fn keep_allocated(new: &mut ServiceSpec, old: &ServiceSpec) {
         }
     }
     // Of the single address and the list, the one that changed speaks for both.
-    let (single_changed, list_changed) = (new.cluster_ip != old.cluster_ip, new.cluster_ips != old.cluster_ips);
+    let (single_changed, list_changed) = (
+        new.cluster_ip != old.cluster_ip,
+        new.cluster_ips != old.cluster_ips,
+    );
     if single_changed && !list_changed {
         new.cluster_ips = new.cluster_ip.clone().map(|ip| vec![ip]);
     } else if list_changed && !single_changed && new.cluster_ips.is_none() {
@@ -300,8 +380,17 @@ fn keep_allocated(new: &mut ServiceSpec, old: &ServiceSpec) {
             .flatten()
             .filter_map(|port| Some((port.protocol.clone(), port.node_port?)))
             .collect();
-        for port in new.ports.iter_mut().flatten().filter(|port| port.node_port.is_none()) {
-            let same = old.ports.iter().flatten().find(|old| old.port == port.port && old.protocol == port.protocol);
+        for port in new
+            .ports
+            .iter_mut()
+            .flatten()
+            .filter(|port| port.node_port.is_none())
+        {
+            let same = old
+                .ports
+                .iter()
+                .flatten()
+                .find(|old| old.port == port.port && old.protocol == port.protocol);
             if let Some(node_port) = same.and_then(|old| old.node_port)
                 && used.insert((port.protocol.clone(), node_port))
             {
@@ -309,7 +398,10 @@ fn keep_allocated(new: &mut ServiceSpec, old: &ServiceSpec) {
             }
         }
     }
-    if needs_health_check_port(old) && needs_health_check_port(new) && new.health_check_node_port.is_none() {
+    if needs_health_check_port(old)
+        && needs_health_check_port(new)
+        && new.health_check_node_port.is_none()
+    {
         new.health_check_node_port = old.health_check_node_port;
     }
 }
@@ -328,13 +420,26 @@ fn drop_what_the_type_has_not(new: &mut ServiceSpec, old: &ServiceSpec) {
         }
     }
     if needs_node_ports(old) && !needs_node_ports(new) {
-        let had: BTreeSet<i32> = old.ports.iter().flatten().filter_map(|port| port.node_port).collect();
-        let untouched = new.ports.iter().flatten().filter_map(|port| port.node_port).all(|port| had.contains(&port));
+        let had: BTreeSet<i32> = old
+            .ports
+            .iter()
+            .flatten()
+            .filter_map(|port| port.node_port)
+            .collect();
+        let untouched = new
+            .ports
+            .iter()
+            .flatten()
+            .filter_map(|port| port.node_port)
+            .all(|port| had.contains(&port));
         for port in new.ports.iter_mut().flatten().filter(|_| untouched) {
             port.node_port = None;
         }
     }
-    if needs_health_check_port(old) && !needs_health_check_port(new) && new.health_check_node_port == old.health_check_node_port {
+    if needs_health_check_port(old)
+        && !needs_health_check_port(new)
+        && new.health_check_node_port == old.health_check_node_port
+    {
         new.health_check_node_port = None;
     }
     let balancer = |spec: &ServiceSpec| spec.type_.as_deref() == Some("LoadBalancer");
@@ -346,7 +451,10 @@ fn drop_what_the_type_has_not(new: &mut ServiceSpec, old: &ServiceSpec) {
             new.load_balancer_class = None;
         }
     }
-    if is_externally_accessible(old) && !is_externally_accessible(new) && new.external_traffic_policy == old.external_traffic_policy {
+    if is_externally_accessible(old)
+        && !is_externally_accessible(new)
+        && new.external_traffic_policy == old.external_traffic_policy
+    {
         new.external_traffic_policy = None;
     }
 }
@@ -356,13 +464,18 @@ fn validate(service: &Service, old: Option<&Service>, errors: &mut ErrorList) {
     let spec = service.spec.as_ref().unwrap_or(&empty);
     let old_spec = old.and_then(|old| old.spec.as_ref());
     let annotations = service.metadata.annotations.as_ref();
-    if let (Some(hints), Some(mode)) =
-        (annotations.and_then(|all| all.get(TOPOLOGY_HINTS)), annotations.and_then(|all| all.get(TOPOLOGY_MODE)))
-        && hints != mode
+    if let (Some(hints), Some(mode)) = (
+        annotations.and_then(|all| all.get(TOPOLOGY_HINTS)),
+        annotations.and_then(|all| all.get(TOPOLOGY_MODE)),
+    ) && hints != mode
     {
         let meta_path = root("metadata");
         let detail = format!("must match annotations[{TOPOLOGY_HINTS}] when both are specified");
-        errors.push(invalid(&meta_path.child("annotations").key(TOPOLOGY_MODE), mode, detail));
+        errors.push(invalid(
+            &meta_path.child("annotations").key(TOPOLOGY_MODE),
+            mode,
+            detail,
+        ));
     }
     let path = root("spec");
     let headless = is_headless(spec);
@@ -383,7 +496,9 @@ fn validate(service: &Service, old: Option<&Service>, errors: &mut ErrorList) {
     validate_labels(spec.selector.as_ref(), &path.child("selector"), errors);
     validate_affinity(spec, &path, errors);
     validate_cluster_ips(spec, old_spec, &path, errors);
-    let known: Vec<&str> = old_spec.map(|old| list(&old.external_ips).iter().map(String::as_str).collect()).unwrap_or_default();
+    let known: Vec<&str> = old_spec
+        .map(|old| list(&old.external_ips).iter().map(String::as_str).collect())
+        .unwrap_or_default();
     let external_path = path.child("externalIPs");
     for (index, text) in list(&spec.external_ips).iter().enumerate() {
         let path = external_path.index(index);
@@ -410,13 +525,21 @@ fn validate_external_name(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Erro
         ("ipFamilyPolicy", spec.ip_family_policy.is_some()),
     ] {
         if is_set {
-            errors.push(forbidden(&path.child(field), "may not be set for ExternalName services"));
+            errors.push(forbidden(
+                &path.child(field),
+                "may not be set for ExternalName services",
+            ));
         }
     }
     let external = spec.external_name.as_deref().unwrap_or("");
     match external.strip_suffix('.').unwrap_or(external) {
         "" => errors.push(required(&path.child("externalName"), "")),
-        external => invalid_each(errors, &path.child("externalName"), external, name::dns1123_subdomain(external)),
+        external => invalid_each(
+            errors,
+            &path.child("externalName"),
+            external,
+            name::dns1123_subdomain(external),
+        ),
     }
 }
 
@@ -427,8 +550,16 @@ fn validate_ports(ports: &[ServicePort], type_: &str, path: &Path<'_>, errors: &
             "" if ports.len() > 1 => errors.push(required(&path.child("name"), "")),
             "" => {}
             port_name => {
-                invalid_each(errors, &path.child("name"), port_name, name::dns1123_label(port_name));
-                if ports[..index].iter().any(|other| other.name.as_deref() == Some(port_name)) {
+                invalid_each(
+                    errors,
+                    &path.child("name"),
+                    port_name,
+                    name::dns1123_label(port_name),
+                );
+                if ports[..index]
+                    .iter()
+                    .any(|other| other.name.as_deref() == Some(port_name))
+                {
                     errors.push(duplicate(&path.child("name"), port_name));
                 }
             }
@@ -437,22 +568,36 @@ fn validate_ports(ports: &[ServicePort], type_: &str, path: &Path<'_>, errors: &
         match port.protocol.as_deref().unwrap_or("") {
             "" => errors.push(required(&path.child("protocol"), "")),
             "SCTP" | "TCP" | "UDP" => {}
-            other => errors.push(not_supported(&path.child("protocol"), other, &["SCTP", "TCP", "UDP"])),
+            other => errors.push(not_supported(
+                &path.child("protocol"),
+                other,
+                &["SCTP", "TCP", "UDP"],
+            )),
         }
         if let Some(target) = &port.target_port {
             validate_port_number_or_name(target, &path.child("targetPort"), errors);
         }
         if let Some(protocol) = &port.app_protocol {
-            invalid_each(errors, &path.child("appProtocol"), protocol, name::qualified_name(protocol));
+            invalid_each(
+                errors,
+                &path.child("appProtocol"),
+                protocol,
+                name::qualified_name(protocol),
+            );
         }
     }
     for (index, port) in ports.iter().enumerate() {
         if type_ == "ClusterIP" && port.node_port.unwrap_or(0) != 0 {
-            errors.push(forbidden(&path.index(index).child("nodePort"), "may not be used when `type` is 'ClusterIP'"));
+            errors.push(forbidden(
+                &path.index(index).child("nodePort"),
+                "may not be used when `type` is 'ClusterIP'",
+            ));
         }
     }
     for (index, port) in ports.iter().enumerate() {
-        let same = |other: &ServicePort| other.protocol == port.protocol && other.node_port == port.node_port;
+        let same = |other: &ServicePort| {
+            other.protocol == port.protocol && other.node_port == port.node_port
+        };
         if let Some(node_port) = port.node_port.filter(|port| *port != 0)
             && ports[..index].iter().any(same)
         {
@@ -460,12 +605,18 @@ fn validate_ports(ports: &[ServicePort], type_: &str, path: &Path<'_>, errors: &
         }
     }
     for (index, port) in ports.iter().enumerate() {
-        if ports[..index].iter().any(|other| other.protocol == port.protocol && other.port == port.port) {
-            // Upstream prints its internal struct, empty fields and all.
-            let shown = json!({
-                "Name": "", "Protocol": port.protocol, "AppProtocol": null, "Port": port.port, "TargetPort": 0, "NodePort": 0,
-            });
-            errors.push(duplicate(&path.index(index), &shown));
+        if ports[..index]
+            .iter()
+            .any(|other| other.protocol == port.protocol && other.port == port.port)
+        {
+            // Upstream prints its internal struct, empty fields and all, in the order of declaration.
+            let mut error = duplicate(&path.index(index), "");
+            error.bad_value = format!(
+                r#"{{"Name":"","Protocol":{},"AppProtocol":null,"Port":{},"TargetPort":0,"NodePort":0}}"#,
+                print_value(&port.protocol),
+                port.port
+            );
+            errors.push(error);
         }
     }
 }
@@ -476,61 +627,111 @@ fn validate_affinity(spec: &ServiceSpec, path: &Path<'_>, errors: &mut ErrorList
         "" => errors.push(required(&path.child("sessionAffinity"), "")),
         "None" => {
             if spec.session_affinity_config.is_some() {
-                errors.push(forbidden(&config_path, "must not be set when session affinity is None"));
+                errors.push(forbidden(
+                    &config_path,
+                    "must not be set when session affinity is None",
+                ));
             }
         }
         "ClientIP" => {
             const DETAIL: &str = "when session affinity type is ClientIP";
             let client_path = config_path.child("clientIP");
-            match spec.session_affinity_config.as_ref().map(|config| config.client_ip.as_ref().map(|client| client.timeout_seconds)) {
+            match spec.session_affinity_config.as_ref().map(|config| {
+                config
+                    .client_ip
+                    .as_ref()
+                    .map(|client| client.timeout_seconds)
+            }) {
                 None => errors.push(required(&config_path, DETAIL)),
                 Some(None) => errors.push(required(&client_path, DETAIL)),
-                Some(Some(None)) => errors.push(required(&client_path.child("timeoutSeconds"), DETAIL)),
+                Some(Some(None)) => {
+                    errors.push(required(&client_path.child("timeoutSeconds"), DETAIL))
+                }
                 Some(Some(Some(seconds))) if !(1..=AFFINITY_SECONDS_MAX).contains(&seconds) => {
-                    let detail = format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}");
-                    errors.push(invalid(&client_path.child("timeoutSeconds"), &seconds, detail));
+                    let detail =
+                        format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}");
+                    errors.push(invalid(
+                        &client_path.child("timeoutSeconds"),
+                        &seconds,
+                        detail,
+                    ));
                 }
                 Some(Some(Some(_))) => {}
             }
         }
-        other => errors.push(not_supported(&path.child("sessionAffinity"), other, &["ClientIP", "None"])),
+        other => errors.push(not_supported(
+            &path.child("sessionAffinity"),
+            other,
+            &["ClientIP", "None"],
+        )),
     }
 }
 
-fn validate_cluster_ips(spec: &ServiceSpec, old: Option<&ServiceSpec>, path: &Path<'_>, errors: &mut ErrorList) {
+fn validate_cluster_ips(
+    spec: &ServiceSpec,
+    old: Option<&ServiceSpec>,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     if spec.type_.as_deref() == Some("ExternalName") {
         return;
     }
     let (ips, families) = (list(&spec.cluster_ips), list(&spec.ip_families));
     let ips_path = path.child("clusterIPs");
     match (spec.cluster_ip.as_deref().unwrap_or(""), ips.first()) {
-        ("", Some(_)) => errors.push(invalid(&ips_path, ips, "must be empty when `clusterIP` is not specified")),
+        ("", Some(_)) => errors.push(invalid(
+            &ips_path,
+            ips,
+            "must be empty when `clusterIP` is not specified",
+        )),
         ("", None) => {}
         (_, None) => errors.push(required(&ips_path, "")),
         (single, Some(first)) if single != first => {
-            errors.push(invalid(&ips_path, ips, "first value must match `clusterIP`"));
+            errors.push(invalid(
+                &ips_path,
+                ips,
+                "first value must match `clusterIP`",
+            ));
         }
         _ => {}
     }
     let families_path = path.child("ipFamilies");
     for (index, family) in families.iter().enumerate() {
         if !matches!(family.as_str(), "IPv4" | "IPv6") {
-            errors.push(not_supported(&families_path.index(index), family, &["IPv4", "IPv6"]));
+            errors.push(not_supported(
+                &families_path.index(index),
+                family,
+                &["IPv4", "IPv6"],
+            ));
         }
         if families[..index].contains(family) {
             errors.push(duplicate(&families_path.index(index), family));
         }
     }
     const POLICIES: &[&str] = &["PreferDualStack", "RequireDualStack", "SingleStack"];
-    if let Some(policy) = spec.ip_family_policy.as_deref().filter(|policy| !POLICIES.contains(policy)) {
-        errors.push(not_supported(&path.child("ipFamilyPolicy"), policy, POLICIES));
+    if let Some(policy) = spec
+        .ip_family_policy
+        .as_deref()
+        .filter(|policy| !POLICIES.contains(policy))
+    {
+        errors.push(not_supported(
+            &path.child("ipFamilyPolicy"),
+            policy,
+            POLICIES,
+        ));
     }
-    let known: Vec<&str> = old.map(|old| list(&old.cluster_ips).iter().map(String::as_str).collect()).unwrap_or_default();
+    let known: Vec<&str> = old
+        .map(|old| list(&old.cluster_ips).iter().map(String::as_str).collect())
+        .unwrap_or_default();
     let before = errors.len();
     for (index, text) in ips.iter().enumerate() {
         if index == 0 && text == "None" {
             if ips.len() > 1 {
-                errors.push(invalid(&ips_path, ips, "'None' must be the first and only value"));
+                errors.push(invalid(
+                    &ips_path,
+                    ips,
+                    "'None' must be the first and only value",
+                ));
             }
             continue;
         }
@@ -544,7 +745,11 @@ fn validate_cluster_ips(spec: &ServiceSpec, old: Option<&ServiceSpec>, path: &Pa
         return;
     }
     if ips.len() > 1 && !ip::is_dual_stack(ips.iter().map(String::as_str)) {
-        errors.push(invalid(&ips_path, ips, "may specify no more than one IP for each IP family"));
+        errors.push(invalid(
+            &ips_path,
+            ips,
+            "may specify no more than one IP for each IP family",
+        ));
     }
     if is_headless(spec) {
         return;
@@ -552,25 +757,42 @@ fn validate_cluster_ips(spec: &ServiceSpec, old: Option<&ServiceSpec>, path: &Pa
     for (index, (text, family)) in ips.iter().zip(families).enumerate() {
         let is_v6 = ip::parse_sloppy(text).is_some_and(|address| address.is_ipv6());
         if (family == "IPv4" && is_v6) || (family == "IPv6" && !is_v6) {
-            let detail = format!("expected an {family} value as indicated by `ipFamilies[{index}]`");
+            let detail =
+                format!("expected an {family} value as indicated by `ipFamilies[{index}]`");
             errors.push(invalid(&ips_path.index(index), text, detail));
         }
     }
 }
 
-fn validate_balancer(service: &Service, spec: &ServiceSpec, old: Option<&Service>, path: &Path<'_>, errors: &mut ErrorList) {
+fn validate_balancer(
+    service: &Service,
+    spec: &ServiceSpec,
+    old: Option<&Service>,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     let balancer = spec.type_.as_deref() == Some("LoadBalancer");
     const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
     let ranges = list(&spec.load_balancer_source_ranges);
     let old_spec = old.and_then(|old| old.spec.as_ref());
-    let annotation = service.metadata.annotations.as_ref().and_then(|all| all.get(SOURCE_RANGES));
+    let annotation = service
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get(SOURCE_RANGES));
     if !ranges.is_empty() {
         let path = path.child("LoadBalancerSourceRanges");
         if !balancer {
             errors.push(forbidden(&path, ONLY));
         }
-        let known: Vec<&str> =
-            old_spec.map(|old| list(&old.load_balancer_source_ranges).iter().map(|text| text.trim()).collect()).unwrap_or_default();
+        let known: Vec<&str> = old_spec
+            .map(|old| {
+                list(&old.load_balancer_source_ranges)
+                    .iter()
+                    .map(|text| text.trim())
+                    .collect()
+            })
+            .unwrap_or_default();
         for (index, text) in ranges.iter().enumerate() {
             ip::validate_cidr(text.trim(), &known, &path.index(index), errors);
         }
@@ -589,7 +811,10 @@ fn validate_balancer(service: &Service, spec: &ServiceSpec, old: Option<&Service
         }
     }
     if spec.allocate_load_balancer_node_ports.is_some() && !balancer {
-        errors.push(forbidden(&path.child("allocateLoadBalancerNodePorts"), ONLY));
+        errors.push(forbidden(
+            &path.child("allocateLoadBalancerNodePorts"),
+            ONLY,
+        ));
     }
     if spec.allocate_load_balancer_node_ports.is_none() && balancer {
         errors.push(required(&root("allocateLoadBalancerNodePorts"), ""));
@@ -609,7 +834,11 @@ fn validate_traffic(spec: &ServiceSpec, path: &Path<'_>, errors: &mut ErrorList)
     let external_path = path.child("externalTrafficPolicy");
     match (is_externally_accessible(spec), external) {
         (false, "") => {}
-        (false, _) => errors.push(invalid(&external_path, external, "may only be set for externally-accessible services")),
+        (false, _) => errors.push(invalid(
+            &external_path,
+            external,
+            "may only be set for externally-accessible services",
+        )),
         (true, "") => errors.push(required(&external_path, "")),
         (true, "Cluster" | "Local") => {}
         (true, other) => errors.push(not_supported(&external_path, other, &["Cluster", "Local"])),
@@ -627,15 +856,27 @@ fn validate_traffic(spec: &ServiceSpec, path: &Path<'_>, errors: &mut ErrorList)
     }
     let internal_path = path.child("internalTrafficPolicy");
     match spec.internal_traffic_policy.as_deref() {
-        None if matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer" | "ClusterIP")) => {
+        None if matches!(
+            spec.type_.as_deref(),
+            Some("NodePort" | "LoadBalancer" | "ClusterIP")
+        ) =>
+        {
             errors.push(required(&internal_path, ""));
         }
         None | Some("Cluster" | "Local") => {}
         Some(other) => errors.push(not_supported(&internal_path, other, &["Cluster", "Local"])),
     }
     const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameZone", "PreferSameNode"];
-    if let Some(distribution) = spec.traffic_distribution.as_deref().filter(|value| !DISTRIBUTIONS.contains(value)) {
-        errors.push(not_supported(&path.child("trafficDistribution"), distribution, DISTRIBUTIONS));
+    if let Some(distribution) = spec
+        .traffic_distribution
+        .as_deref()
+        .filter(|value| !DISTRIBUTIONS.contains(value))
+    {
+        errors.push(not_supported(
+            &path.child("trafficDistribution"),
+            distribution,
+            DISTRIBUTIONS,
+        ));
     }
 }
 
@@ -649,19 +890,43 @@ fn validate_cluster_ip_change(new: &ServiceSpec, old: &ServiceSpec, errors: &mut
     let ips_path = path.child("clusterIPs");
     let (new_ips, old_ips) = (list(&new.cluster_ips), list(&old.cluster_ips));
     if new_ips.len() == old_ips.len() {
-        for (index, _) in new_ips.iter().zip(old_ips).enumerate().filter(|(_, (new, old))| new != old) {
-            errors.push(invalid(&ips_path.index(index), new_ips, "may not change once set"));
+        for (index, _) in new_ips
+            .iter()
+            .zip(old_ips)
+            .enumerate()
+            .filter(|(_, (new, old))| new != old)
+        {
+            errors.push(invalid(
+                &ips_path.index(index),
+                new_ips,
+                "may not change once set",
+            ));
         }
         return;
     }
     if new_ips.is_empty() {
-        errors.push(invalid(&ips_path.index(0), new_ips, "primary clusterIP can not be unset"));
+        errors.push(invalid(
+            &ips_path.index(0),
+            new_ips,
+            "primary clusterIP can not be unset",
+        ));
     } else if old_ips.first().is_some_and(|first| *first != new_ips[0]) {
-        errors.push(invalid(&ips_path.index(0), new_ips, "may not change once set"));
+        errors.push(invalid(
+            &ips_path.index(0),
+            new_ips,
+            "may not change once set",
+        ));
     }
-    if old_ips.len() > new_ips.len() && new_ips.len() == 1 && new.ip_family_policy.as_deref() != Some("SingleStack") {
+    if old_ips.len() > new_ips.len()
+        && new_ips.len() == 1
+        && new.ip_family_policy.as_deref() != Some("SingleStack")
+    {
         let detail = "must be set to 'SingleStack' when releasing the secondary clusterIP";
-        errors.push(invalid(&path.child("ipFamilyPolicy"), &new.ip_family_policy, detail));
+        errors.push(invalid(
+            &path.child("ipFamilyPolicy"),
+            &new.ip_family_policy,
+            detail,
+        ));
     }
 }
 
@@ -675,29 +940,57 @@ fn validate_family_change(new: &ServiceSpec, old: &ServiceSpec, errors: &mut Err
     let first_path = families_path.index(0);
     let (new_families, old_families) = (list(&new.ip_families), list(&old.ip_families));
     if new_families.len() == old_families.len() {
-        for _ in new_families.iter().zip(old_families).filter(|(new, old)| new != old) {
-            errors.push(invalid(&first_path, new_families, "may not change once set"));
+        for _ in new_families
+            .iter()
+            .zip(old_families)
+            .filter(|(new, old)| new != old)
+        {
+            errors.push(invalid(
+                &first_path,
+                new_families,
+                "may not change once set",
+            ));
         }
         return;
     }
     if old_families.len() > new_families.len() && list(&new.cluster_ips).is_empty() {
-        errors.push(invalid(&first_path, new_families, "primary ipFamily can not be unset"));
+        errors.push(invalid(
+            &first_path,
+            new_families,
+            "primary ipFamily can not be unset",
+        ));
     }
     if let (Some(new_first), Some(old_first)) = (new_families.first(), old_families.first())
         && new_first != old_first
     {
-        errors.push(invalid(&first_path, list(&new.cluster_ips), "may not change once set"));
+        errors.push(invalid(
+            &first_path,
+            list(&new.cluster_ips),
+            "may not change once set",
+        ));
     }
-    if old_families.len() > new_families.len() && new_families.len() == 1 && new.ip_family_policy.as_deref() != Some("SingleStack") {
+    if old_families.len() > new_families.len()
+        && new_families.len() == 1
+        && new.ip_family_policy.as_deref() != Some("SingleStack")
+    {
         let detail = "must be set to 'SingleStack' when releasing the secondary ipFamily";
-        errors.push(invalid(&path.child("ipFamilyPolicy"), &new.ip_family_policy, detail));
+        errors.push(invalid(
+            &path.child("ipFamilyPolicy"),
+            &new.ip_family_policy,
+            detail,
+        ));
     }
 }
 
 fn validate_status(new: &Service, old: &Service, errors: &mut ErrorList) {
     let entries = |service: &Service| {
-        let balancer = service.status.as_ref().and_then(|status| status.load_balancer.clone());
-        balancer.and_then(|balancer| balancer.ingress).unwrap_or_default()
+        let balancer = service
+            .status
+            .as_ref()
+            .and_then(|status| status.load_balancer.clone());
+        balancer
+            .and_then(|balancer| balancer.ingress)
+            .unwrap_or_default()
     };
     let (new_entries, old_entries) = (entries(new), entries(old));
     let status_path = root("status");
@@ -705,29 +998,52 @@ fn validate_status(new: &Service, old: &Service, errors: &mut ErrorList) {
     let path = balancer_path.child("ingress");
     if new.spec.as_ref().and_then(|spec| spec.type_.as_deref()) != Some("LoadBalancer") {
         if !new_entries.is_empty() {
-            errors.push(forbidden(&path, "may only be used when `spec.type` is 'LoadBalancer'"));
+            errors.push(forbidden(
+                &path,
+                "may only be used when `spec.type` is 'LoadBalancer'",
+            ));
         }
         return;
     }
-    let known: Vec<&str> = old_entries.iter().filter_map(|entry| entry.ip.as_deref()).collect();
+    let known: Vec<&str> = old_entries
+        .iter()
+        .filter_map(|entry| entry.ip.as_deref())
+        .collect();
     for (index, entry) in new_entries.iter().enumerate() {
         let path = path.index(index);
-        let (address, host) = (entry.ip.as_deref().unwrap_or(""), entry.hostname.as_deref().unwrap_or(""));
+        let (address, host) = (
+            entry.ip.as_deref().unwrap_or(""),
+            entry.hostname.as_deref().unwrap_or(""),
+        );
         if !address.is_empty() {
             ip::validate(address, &known, &path.child("ip"), errors);
         }
         let mode_path = path.child("ipMode");
         match entry.ip_mode.as_deref() {
-            None if !address.is_empty() => errors.push(required(&mode_path, "must be specified when `ip` is set")),
+            None if !address.is_empty() => {
+                errors.push(required(&mode_path, "must be specified when `ip` is set"))
+            }
             None => {}
-            Some(_) if address.is_empty() => errors.push(forbidden(&mode_path, "may not be specified when `ip` is not set")),
+            Some(_) if address.is_empty() => errors.push(forbidden(
+                &mode_path,
+                "may not be specified when `ip` is not set",
+            )),
             Some("Proxy" | "VIP") => {}
             Some(other) => errors.push(not_supported(&mode_path, other, &["Proxy", "VIP"])),
         }
         if !host.is_empty() {
-            invalid_each(errors, &path.child("hostname"), host, name::dns1123_subdomain(host));
+            invalid_each(
+                errors,
+                &path.child("hostname"),
+                host,
+                name::dns1123_subdomain(host),
+            );
             if ip::parse_sloppy(host).is_some() {
-                errors.push(invalid(&path.child("hostname"), host, "must be a DNS name, not an IP address"));
+                errors.push(invalid(
+                    &path.child("hostname"),
+                    host,
+                    "must be a DNS name, not an IP address",
+                ));
             }
         }
     }

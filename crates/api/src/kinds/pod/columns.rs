@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
@@ -12,8 +14,16 @@ use crate::pod::is_restartable_init;
 
 pub(super) const COLUMNS: &[Column] = &[
     NAME,
-    column("Ready", "string", "The aggregate readiness state of this pod for accepting traffic."),
-    column("Status", "string", "The aggregate status of the containers in this pod."),
+    column(
+        "Ready",
+        "string",
+        "The aggregate readiness state of this pod for accepting traffic.",
+    ),
+    column(
+        "Status",
+        "string",
+        "The aggregate status of the containers in this pod.",
+    ),
     column(
         "Restarts",
         "string",
@@ -22,8 +32,16 @@ pub(super) const COLUMNS: &[Column] = &[
     AGE,
     wide("IP", "string", "Address of the pod."),
     wide("Node", "string", "Node on which the pod runs."),
-    wide("Nominated Node", "string", "Node for which the pod preempts others."),
-    wide("Readiness Gates", "string", "How many of the pod's readiness gates are open."),
+    wide(
+        "Nominated Node",
+        "string",
+        "Node for which the pod preempts others.",
+    ),
+    wide(
+        "Readiness Gates",
+        "string",
+        "How many of the pod's readiness gates are open.",
+    ),
 ];
 
 pub(super) fn cells(pod: &Pod, now_seconds: i64) -> Vec<Value> {
@@ -31,27 +49,50 @@ pub(super) fn cells(pod: &Pod, now_seconds: i64) -> Vec<Value> {
     let status = pod.status.as_ref().unwrap_or(&empty);
     let summary = summarize(pod, status);
     let restarts = match &summary.last_restart {
-        Some(time) if summary.restart_count != 0 => format!("{} ({} ago)", summary.restart_count, since(Some(time), now_seconds)),
+        Some(time) if summary.restart_count != 0 => format!(
+            "{} ({} ago)",
+            summary.restart_count,
+            since(Some(time), now_seconds)
+        ),
         _ => summary.restart_count.to_string(),
     };
-    let or_none = |text: Option<&String>| Value::from(text.filter(|text| !text.is_empty()).map_or("<none>", String::as_str));
-    let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
+    let or_none = |text: Option<&String>| {
+        Value::from(
+            text.filter(|text| !text.is_empty())
+                .map_or("<none>", String::as_str),
+        )
+    };
+    let gates = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.readiness_gates.iter().flatten());
     let (mut gate_count, mut open_count) = (0, 0);
     for gate in gates {
-        let condition = status.conditions.iter().flatten().find(|condition| condition.type_ == gate.condition_type);
+        let condition = status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == gate.condition_type);
         gate_count += 1;
         open_count += u32::from(condition.is_some_and(|condition| condition.status == "True"));
     }
     vec![
         name(&pod.metadata),
-        Value::from(format!("{}/{}", summary.ready_count, summary.container_count)),
+        Value::from(format!(
+            "{}/{}",
+            summary.ready_count, summary.container_count
+        )),
         Value::from(summary.reason),
         Value::from(restarts),
         age(&pod.metadata, now_seconds),
         or_none(status.pod_ips.iter().flatten().next().map(|ip| &ip.ip)),
         or_none(pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref())),
         or_none(status.nominated_node_name.as_ref()),
-        Value::from(if gate_count == 0 { "<none>".to_string() } else { format!("{open_count}/{gate_count}") }),
+        Value::from(if gate_count == 0 {
+            "<none>".to_string()
+        } else {
+            format!("{open_count}/{gate_count}")
+        }),
     ]
 }
 
@@ -66,11 +107,9 @@ struct Summary {
 fn summarize(pod: &Pod, status: &PodStatus) -> Summary {
     let phase = status.phase.as_deref().unwrap_or("");
     let reason_given = status.reason.as_deref().unwrap_or("");
-    let gated = status
-        .conditions
-        .iter()
-        .flatten()
-        .any(|condition| condition.type_ == "PodScheduled" && condition.reason.as_deref() == Some("SchedulingGated"));
+    let gated = status.conditions.iter().flatten().any(|condition| {
+        condition.type_ == "PodScheduled" && condition.reason.as_deref() == Some("SchedulingGated")
+    });
     let mut reason = match () {
         () if gated => "SchedulingGated",
         () if !reason_given.is_empty() => reason_given,
@@ -78,9 +117,20 @@ fn summarize(pod: &Pod, status: &PodStatus) -> Summary {
     }
     .to_string();
 
-    let init_containers = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_deref()).unwrap_or(&[]);
-    let is_sidecar = |name: &str| init_containers.iter().any(|container| container.name == name && is_restartable_init(container));
-    let sidecar_count = init_containers.iter().filter(|container| is_restartable_init(container)).count();
+    let init_containers = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.init_containers.as_deref())
+        .unwrap_or(&[]);
+    let is_sidecar = |name: &str| {
+        init_containers
+            .iter()
+            .any(|container| container.name == name && is_restartable_init(container))
+    };
+    let sidecar_count = init_containers
+        .iter()
+        .filter(|container| is_restartable_init(container))
+        .count();
     let container_count = pod.spec.as_ref().map_or(0, |spec| spec.containers.len()) + sidecar_count;
 
     let mut all = Restarts::default();
@@ -112,7 +162,11 @@ fn summarize(pod: &Pod, status: &PodStatus) -> Summary {
     }
 
     let is_true = |type_: &str| {
-        status.conditions.iter().flatten().any(|condition| condition.type_ == type_ && condition.status == "True")
+        status
+            .conditions
+            .iter()
+            .flatten()
+            .any(|condition| condition.type_ == type_ && condition.status == "True")
     };
     if !initializing || is_true("Initialized") {
         all = sidecars;
@@ -149,7 +203,13 @@ fn summarize(pod: &Pod, status: &PodStatus) -> Summary {
             reason = "Terminating".to_string();
         }
     }
-    Summary { reason, ready_count, container_count, restart_count: all.count, last_restart: all.last }
+    Summary {
+        reason,
+        ready_count,
+        container_count,
+        restart_count: all.count,
+        last_restart: all.last,
+    }
 }
 
 #[derive(Default)]
@@ -161,7 +221,10 @@ struct Restarts {
 impl Restarts {
     fn count_in(&mut self, container: &ContainerStatus) {
         self.count = self.count.saturating_add(container.restart_count);
-        let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        let last = container
+            .last_state
+            .as_ref()
+            .and_then(|state| state.terminated.as_ref());
         let finished = last.and_then(|terminated| terminated.finished_at.as_ref());
         if finished > self.last.as_ref() {
             self.last = finished.cloned();
@@ -179,7 +242,11 @@ fn termination_reason(terminated: &ContainerStateTerminated) -> String {
         "" => {
             let mut text = String::new();
             let signal = terminated.signal.unwrap_or(0);
-            let (word, number) = if signal == 0 { ("ExitCode", terminated.exit_code) } else { ("Signal", signal) };
+            let (word, number) = if signal == 0 {
+                ("ExitCode", terminated.exit_code)
+            } else {
+                ("Signal", signal)
+            };
             write!(text, "{word}:{number}").expect("writing to a string does not fail");
             text
         }
@@ -209,7 +276,11 @@ mod tests {
         let pod: Pod = serde_json::from_value(value).unwrap();
         let cells = cells(&pod, 1_000_000);
         assert_eq!(cells[4], "10s");
-        cells[1..4].iter().map(|cell| cell.as_str().unwrap()).collect::<Vec<_>>().join(" ")
+        cells[1..4]
+            .iter()
+            .map(|cell| cell.as_str().unwrap())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
@@ -232,16 +303,46 @@ mod tests {
 
         let check = |status: Value, expect: &str| assert_eq!(row(status, false), expect);
         check(json!({"phase": "Pending"}), "0/3 Pending 0");
-        check(json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]}), "0/3 SchedulingGated 0");
-        check(json!({"phase": "Failed", "reason": "Evicted"}), "0/3 Evicted 0");
-        check(json!({"phase": "Pending", "initContainerStatuses": [init_waits]}), "0/3 Init:0/2 0");
-        check(json!({"phase": "Pending", "initContainerStatuses": [init_fails]}), "0/3 Init:Signal:9 2");
-        check(json!({"phase": "Running", "initContainerStatuses": [init_done, sidecar], "containerStatuses": [running]}), "2/3 Running 1");
-        check(json!({"phase": "Running", "containerStatuses": [running, crashed]}), "1/3 CrashLoopBackOff 3 (5m ago)");
-        check(json!({"phase": "Running", "containerStatuses": [running, completed]}), "1/3 NotReady 0");
-        check(json!({"phase": "Running", "containerStatuses": [running, failed]}), "1/3 ExitCode:2 0");
-        check(json!({"phase": "Succeeded", "containerStatuses": [completed]}), "0/3 Completed 0");
+        check(
+            json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]}),
+            "0/3 SchedulingGated 0",
+        );
+        check(
+            json!({"phase": "Failed", "reason": "Evicted"}),
+            "0/3 Evicted 0",
+        );
+        check(
+            json!({"phase": "Pending", "initContainerStatuses": [init_waits]}),
+            "0/3 Init:0/2 0",
+        );
+        check(
+            json!({"phase": "Pending", "initContainerStatuses": [init_fails]}),
+            "0/3 Init:Signal:9 2",
+        );
+        check(
+            json!({"phase": "Running", "initContainerStatuses": [init_done, sidecar], "containerStatuses": [running]}),
+            "2/3 Running 1",
+        );
+        check(
+            json!({"phase": "Running", "containerStatuses": [running, crashed]}),
+            "1/3 CrashLoopBackOff 3 (5m ago)",
+        );
+        check(
+            json!({"phase": "Running", "containerStatuses": [running, completed]}),
+            "1/3 NotReady 0",
+        );
+        check(
+            json!({"phase": "Running", "containerStatuses": [running, failed]}),
+            "1/3 ExitCode:2 0",
+        );
+        check(
+            json!({"phase": "Succeeded", "containerStatuses": [completed]}),
+            "0/3 Completed 0",
+        );
         assert_eq!(row(json!({"phase": "Running"}), true), "0/3 Terminating 0");
-        assert_eq!(row(json!({"phase": "Running", "reason": "NodeLost"}), true), "0/3 Unknown 0");
+        assert_eq!(
+            row(json!({"phase": "Running", "reason": "NodeLost"}), true),
+            "0/3 Unknown 0"
+        );
     }
 }

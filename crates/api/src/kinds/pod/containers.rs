@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapKeySelector, Container, ContainerPort, ContainerResizePolicy, ContainerRestartRule, EnvFromSource, EnvVar,
-    EphemeralContainer, ExecAction, FileKeySelector, HTTPGetAction, Lifecycle, LifecycleHandler, ObjectFieldSelector,
-    Probe, ResourceFieldSelector, SecretKeySelector, SleepAction, TCPSocketAction, Volume, VolumeDevice, VolumeMount,
+    ConfigMapKeySelector, Container, ContainerPort, ContainerResizePolicy, ContainerRestartRule,
+    EnvFromSource, EnvVar, EphemeralContainer, ExecAction, FileKeySelector, HTTPGetAction,
+    Lifecycle, LifecycleHandler, ObjectFieldSelector, Probe, ResourceFieldSelector,
+    SecretKeySelector, SleepAction, TCPSocketAction, Volume, VolumeDevice, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::security;
 use super::volumes::{has_backsteps, validate_local_descending_path};
 use crate::error::{
-    ErrorList, duplicate, forbidden, invalid, invalid_each, not_found, not_supported, required, too_many,
+    ErrorList, duplicate, forbidden, invalid, invalid_each, not_found, not_supported, required,
+    too_many,
 };
 use crate::kinds::resources::{Scope, amount, validate_requirements};
 use crate::metadata::not_negative;
@@ -46,7 +48,10 @@ pub(super) fn validate_containers(
     for (index, container) in containers.iter().enumerate() {
         let path = path.index(index);
         validate_common(container, around, &path, errors);
-        if containers[..index].iter().any(|other| other.name == container.name) {
+        if containers[..index]
+            .iter()
+            .any(|other| other.name == container.name)
+        {
             errors.push(duplicate(&path.child("name"), &container.name));
         }
         validate_running(container, around, &path, errors);
@@ -62,7 +67,10 @@ pub(super) fn validate_init_containers(
     path: &Path<'_>,
     errors: &mut ErrorList,
 ) {
-    let mut names: HashSet<&str> = regular.iter().map(|container| container.name.as_str()).collect();
+    let mut names: HashSet<&str> = regular
+        .iter()
+        .map(|container| container.name.as_str())
+        .collect();
     for (index, container) in containers.iter().enumerate() {
         let list_path = path;
         let path = path.index(index);
@@ -71,7 +79,10 @@ pub(super) fn validate_init_containers(
         if container.restart_policy.is_some() {
             validate_restart_rules(container, &path, errors);
         } else if !rules.is_empty() {
-            errors.push(required(&path.child("restartPolicy"), "must specify restartPolicy when restart rules are used"));
+            errors.push(required(
+                &path.child("restartPolicy"),
+                "must specify restartPolicy when restart rules are used",
+            ));
         }
         if names.contains(container.name.as_str()) {
             errors.push(duplicate(&path.child("name"), &container.name));
@@ -91,13 +102,19 @@ pub(super) fn validate_init_containers(
                 ("startupProbe", container.startup_probe.is_some()),
             ] {
                 if is_set {
-                    errors.push(forbidden(&path.child(field), "may not be set for init containers without restartPolicy=Always"));
+                    errors.push(forbidden(
+                        &path.child(field),
+                        "may not be set for init containers without restartPolicy=Always",
+                    ));
                 }
             }
             for (policy_index, policy) in container.resize_policy.iter().flatten().enumerate() {
                 if policy.restart_policy == "RestartContainer" {
                     errors.push(invalid(
-                        &path.child("resizePolicy").index(policy_index).child("restartPolicy"),
+                        &path
+                            .child("resizePolicy")
+                            .index(policy_index)
+                            .child("restartPolicy"),
                         &policy.restart_policy,
                         "must not be set to 'RestartContainer' for non-sidecar initContainers",
                     ));
@@ -114,7 +131,12 @@ pub(super) fn validate_ephemeral_containers(
     path: &Path<'_>,
     errors: &mut ErrorList,
 ) {
-    let other_names: HashSet<&str> = others.iter().copied().flatten().map(|container| container.name.as_str()).collect();
+    let other_names: HashSet<&str> = others
+        .iter()
+        .copied()
+        .flatten()
+        .map(|container| container.name.as_str())
+        .collect();
     let mut names = other_names.clone();
     for (index, container) in ephemeral.iter().enumerate() {
         let path = path.index(index);
@@ -129,8 +151,14 @@ pub(super) fn validate_ephemeral_containers(
             errors.push(not_found(&path.child("targetContainerName"), target));
         }
         let resources_set = container.resources.as_ref().is_some_and(|resources| {
-            resources.limits.as_ref().is_some_and(|list| !list.is_empty())
-                || resources.requests.as_ref().is_some_and(|list| !list.is_empty())
+            resources
+                .limits
+                .as_ref()
+                .is_some_and(|list| !list.is_empty())
+                || resources
+                    .requests
+                    .as_ref()
+                    .is_some_and(|list| !list.is_empty())
                 || resources.claims.is_some()
         });
         for (field, is_set) in [
@@ -138,22 +166,34 @@ pub(super) fn validate_ephemeral_containers(
             ("resources", resources_set),
             ("resizePolicy", container.resize_policy.is_some()),
             ("restartPolicy", container.restart_policy.is_some()),
-            ("restartPolicyRules", container.restart_policy_rules.is_some()),
+            (
+                "restartPolicyRules",
+                container.restart_policy_rules.is_some(),
+            ),
             ("livenessProbe", container.liveness_probe.is_some()),
             ("readinessProbe", container.readiness_probe.is_some()),
             ("startupProbe", container.startup_probe.is_some()),
             ("lifecycle", container.lifecycle.is_some()),
         ] {
             if is_set {
-                errors.push(forbidden(&path.child(field), "cannot be set for an Ephemeral Container"));
+                errors.push(forbidden(
+                    &path.child(field),
+                    "cannot be set for an Ephemeral Container",
+                ));
             }
         }
         for (mount_index, mount) in container.volume_mounts.iter().flatten().enumerate() {
             let mounts_path = path.child("volumeMounts");
             let mount_path = mounts_path.index(mount_index);
-            for (field, text) in [("subPath", &mount.sub_path), ("subPathExpr", &mount.sub_path_expr)] {
+            for (field, text) in [
+                ("subPath", &mount.sub_path),
+                ("subPathExpr", &mount.sub_path_expr),
+            ] {
                 if text.as_deref().is_some_and(|text| !text.is_empty()) {
-                    errors.push(forbidden(&mount_path.child(field), "cannot be set for an Ephemeral Container"));
+                    errors.push(forbidden(
+                        &mount_path.child(field),
+                        "cannot be set for an Ephemeral Container",
+                    ));
                 }
             }
         }
@@ -193,43 +233,105 @@ pub(super) fn as_container(container: &EphemeralContainer) -> Container {
 }
 
 /// Rules of pods that templates are spared for compatibility.
-pub(super) fn validate_only_for_pod(container: &Container, path: &Path<'_>, errors: &mut ErrorList) {
+pub(super) fn validate_only_for_pod(
+    container: &Container,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     let image = container.image.as_deref().unwrap_or("");
     if image.trim().len() != image.len() {
-        errors.push(invalid(&path.child("image"), image, "must not have leading or trailing whitespace"));
+        errors.push(invalid(
+            &path.child("image"),
+            image,
+            "must not have leading or trailing whitespace",
+        ));
     }
 }
 
-fn validate_common(container: &Container, around: &Surroundings<'_>, path: &Path<'_>, errors: &mut ErrorList) {
+fn validate_common(
+    container: &Container,
+    around: &Surroundings<'_>,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     if container.name.is_empty() {
         errors.push(required(&path.child("name"), ""));
     } else {
-        invalid_each(errors, &path.child("name"), &container.name, name::dns1123_label(&container.name));
+        invalid_each(
+            errors,
+            &path.child("name"),
+            &container.name,
+            name::dns1123_label(&container.name),
+        );
     }
     if container.image.as_deref().unwrap_or("").is_empty() {
         errors.push(required(&path.child("image"), ""));
     }
-    match container.termination_message_policy.as_deref().unwrap_or("") {
+    match container
+        .termination_message_policy
+        .as_deref()
+        .unwrap_or("")
+    {
         "File" | "FallbackToLogsOnError" => {}
         "" => errors.push(required(&path.child("terminationMessagePolicy"), "")),
         other => {
             let supported = &["File", "FallbackToLogsOnError"];
-            errors.push(not_supported(&path.child("terminationMessagePolicy"), other, supported));
+            errors.push(not_supported(
+                &path.child("terminationMessagePolicy"),
+                other,
+                supported,
+            ));
         }
     }
-    let (mounts, devices) = (slice(&container.volume_mounts), slice(&container.volume_devices));
+    let (mounts, devices) = (
+        slice(&container.volume_mounts),
+        slice(&container.volume_devices),
+    );
     validate_ports(slice(&container.ports), &path.child("ports"), errors);
     validate_env(slice(&container.env), &path.child("env"), errors);
     validate_env_from(slice(&container.env_from), &path.child("envFrom"), errors);
-    validate_mounts(mounts, devices, container, around, &path.child("volumeMounts"), errors);
-    validate_devices(devices, mounts, around, &path.child("volumeDevices"), errors);
-    validate_pull_policy(container.image_pull_policy.as_deref(), &path.child("imagePullPolicy"), errors);
+    validate_mounts(
+        mounts,
+        devices,
+        container,
+        around,
+        &path.child("volumeMounts"),
+        errors,
+    );
+    validate_devices(
+        devices,
+        mounts,
+        around,
+        &path.child("volumeDevices"),
+        errors,
+    );
+    validate_pull_policy(
+        container.image_pull_policy.as_deref(),
+        &path.child("imagePullPolicy"),
+        errors,
+    );
     if let Some(resources) = &container.resources {
-        validate_requirements(resources, Scope::Container, &around.claim_names, &path.child("resources"), errors);
+        validate_requirements(
+            resources,
+            Scope::Container,
+            &around.claim_names,
+            &path.child("resources"),
+            errors,
+        );
     }
-    validate_resize_policy(slice(&container.resize_policy), around.restart_policy, &path.child("resizePolicy"), errors);
+    validate_resize_policy(
+        slice(&container.resize_policy),
+        around.restart_policy,
+        &path.child("resizePolicy"),
+        errors,
+    );
     if let Some(context) = &container.security_context {
-        security::validate_container(context, around.host_users, &path.child("securityContext"), errors);
+        security::validate_container(
+            context,
+            around.host_users,
+            &path.child("securityContext"),
+            errors,
+        );
     }
 }
 
@@ -238,7 +340,12 @@ pub(super) fn slice<T>(list: &Option<Vec<T>>) -> &[T] {
 }
 
 /// Probes and lifecycle: for containers that keep running.
-fn validate_running(container: &Container, around: &Surroundings<'_>, path: &Path<'_>, errors: &mut ErrorList) {
+fn validate_running(
+    container: &Container,
+    around: &Surroundings<'_>,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     if let Some(lifecycle) = &container.lifecycle {
         validate_lifecycle(lifecycle, around, &path.child("lifecycle"), errors);
     }
@@ -251,7 +358,11 @@ fn validate_running(container: &Container, around: &Surroundings<'_>, path: &Pat
         let path = path.child("readinessProbe");
         validate_probe(probe, &path, errors);
         if let Some(period) = probe.termination_grace_period_seconds {
-            errors.push(invalid(&path.child("terminationGracePeriodSeconds"), &period, "must not be set for readinessProbes"));
+            errors.push(invalid(
+                &path.child("terminationGracePeriodSeconds"),
+                &period,
+                "must not be set for readinessProbes",
+            ));
         }
     }
     if let Some(probe) = &container.startup_probe {
@@ -264,7 +375,11 @@ fn validate_running(container: &Container, around: &Surroundings<'_>, path: &Pat
 fn validate_success_threshold(probe: &Probe, path: &Path<'_>, errors: &mut ErrorList) {
     let threshold = probe.success_threshold.unwrap_or(0);
     if threshold != 1 {
-        errors.push(invalid(&path.child("successThreshold"), &threshold, "must be 1"));
+        errors.push(invalid(
+            &path.child("successThreshold"),
+            &threshold,
+            "must be 1",
+        ));
     }
 }
 
@@ -273,7 +388,11 @@ fn validate_ports(ports: &[ContainerPort], path: &Path<'_>, errors: &mut ErrorLi
         let path = path.index(index);
         if let Some(port_name) = port.name.as_deref().filter(|name| !name.is_empty()) {
             let complaints = name::port_name(port_name);
-            if complaints.is_empty() && ports[..index].iter().any(|other| other.name.as_deref() == Some(port_name)) {
+            if complaints.is_empty()
+                && ports[..index]
+                    .iter()
+                    .any(|other| other.name.as_deref() == Some(port_name))
+            {
                 errors.push(duplicate(&path.child("name"), port_name));
             }
             invalid_each(errors, &path.child("name"), port_name, complaints);
@@ -295,13 +414,23 @@ fn validate_ports(ports: &[ContainerPort], path: &Path<'_>, errors: &mut ErrorLi
 }
 
 pub(crate) fn validate_port_number(port: i32, path: &Path<'_>, errors: &mut ErrorList) {
-    errors.extend(name::port_number(i64::from(port)).into_iter().map(|text| invalid(path, &port, text)));
+    errors.extend(
+        name::port_number(i64::from(port))
+            .into_iter()
+            .map(|text| invalid(path, &port, text)),
+    );
 }
 
-pub(crate) fn validate_port_number_or_name(port: &IntOrString, path: &Path<'_>, errors: &mut ErrorList) {
+pub(crate) fn validate_port_number_or_name(
+    port: &IntOrString,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     match port {
         IntOrString::Int(number) => validate_port_number(*number, path, errors),
-        IntOrString::String(port_name) => invalid_each(errors, path, port_name, name::port_name(port_name)),
+        IntOrString::String(port_name) => {
+            invalid_each(errors, path, port_name, name::port_name(port_name))
+        }
     }
 }
 
@@ -309,12 +438,20 @@ fn validate_host_port_conflicts(containers: &[Container], path: &Path<'_>, error
     let mut taken = HashSet::new();
     for (index, container) in containers.iter().enumerate() {
         for (port_index, port) in container.ports.iter().flatten().enumerate() {
-            let Some(host_port) = port.host_port.filter(|port| *port != 0) else { continue };
-            let (protocol, ip) = (port.protocol.as_deref().unwrap_or(""), port.host_ip.as_deref().unwrap_or(""));
+            let Some(host_port) = port.host_port.filter(|port| *port != 0) else {
+                continue;
+            };
+            let (protocol, ip) = (
+                port.protocol.as_deref().unwrap_or(""),
+                port.host_ip.as_deref().unwrap_or(""),
+            );
             if !taken.insert((protocol, ip, host_port)) {
                 let path = path.index(index);
                 let ports_path = path.child("ports");
-                errors.push(duplicate(&ports_path.index(port_index).child("hostPort"), &format!("{protocol}/{ip}/{host_port}")));
+                errors.push(duplicate(
+                    &ports_path.index(port_index).child("hostPort"),
+                    &format!("{protocol}/{ip}/{host_port}"),
+                ));
             }
         }
     }
@@ -326,7 +463,12 @@ fn validate_env(variables: &[EnvVar], path: &Path<'_>, errors: &mut ErrorList) {
         if variable.name.is_empty() {
             errors.push(required(&path.child("name"), ""));
         } else {
-            invalid_each(errors, &path.child("name"), &variable.name, name::env_var_name(&variable.name));
+            invalid_each(
+                errors,
+                &path.child("name"),
+                &variable.name,
+                name::env_var_name(&variable.name),
+            );
         }
         validate_value_from(variable, &path.child("valueFrom"), errors);
     }
@@ -346,7 +488,9 @@ const ENV_FIELDS: &[&str] = &[
 ];
 
 fn validate_value_from(variable: &EnvVar, path: &Path<'_>, errors: &mut ErrorList) {
-    let Some(source) = &variable.value_from else { return };
+    let Some(source) = &variable.value_from else {
+        return;
+    };
     let mut source_count = 0;
     if let Some(reference) = &source.field_ref {
         source_count += 1;
@@ -374,15 +518,32 @@ fn validate_value_from(variable: &EnvVar, path: &Path<'_>, errors: &mut ErrorLis
             "",
             "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
         ));
-    } else if variable.value.as_deref().is_some_and(|value| !value.is_empty()) {
-        errors.push(invalid(path, "", "may not be specified when `value` is not empty"));
+    } else if variable
+        .value
+        .as_deref()
+        .is_some_and(|value| !value.is_empty())
+    {
+        errors.push(invalid(
+            path,
+            "",
+            "may not be specified when `value` is not empty",
+        ));
     } else if source_count > 1 {
-        errors.push(invalid(path, "", "may not have more than one field specified at a time"));
+        errors.push(invalid(
+            path,
+            "",
+            "may not have more than one field specified at a time",
+        ));
     }
 }
 
 fn validate_key_ref(object: &str, key: &str, path: &Path<'_>, errors: &mut ErrorList) {
-    invalid_each(errors, &path.child("name"), object, name::dns1123_subdomain(object));
+    invalid_each(
+        errors,
+        &path.child("name"),
+        object,
+        name::dns1123_subdomain(object),
+    );
     if key.is_empty() {
         errors.push(required(&path.child("key"), ""));
     } else {
@@ -394,17 +555,31 @@ fn validate_file_key(reference: &FileKeySelector, path: &Path<'_>, errors: &mut 
     if reference.key.is_empty() {
         errors.push(required(&path.child("key"), ""));
     } else {
-        invalid_each(errors, &path.child("key"), &reference.key, name::env_var_name(&reference.key));
+        invalid_each(
+            errors,
+            &path.child("key"),
+            &reference.key,
+            name::env_var_name(&reference.key),
+        );
     }
     if reference.volume_name.is_empty() {
         errors.push(required(&path.child("volumeName"), ""));
     } else {
-        invalid_each(errors, &path.child("volumeName"), &reference.volume_name, name::dns1123_label(&reference.volume_name));
+        invalid_each(
+            errors,
+            &path.child("volumeName"),
+            &reference.volume_name,
+            name::dns1123_label(&reference.volume_name),
+        );
     }
     if reference.path.is_empty() {
         errors.push(required(&path.child("path"), ""));
     } else if has_backsteps(&reference.path) {
-        errors.push(invalid(&path.child("path"), &reference.path, "must not contain '..'"));
+        errors.push(invalid(
+            &path.child("path"),
+            &reference.path,
+            "must not contain '..'",
+        ));
     }
 }
 
@@ -459,14 +634,24 @@ pub(super) fn validate_field_ref(
             return;
         }
         Some(_) => Some(format!("field label does not support subscript: {field}")),
-        None if !CONVERTIBLE.contains(&field) => Some(format!("field label not supported: {field}")),
+        None if !CONVERTIBLE.contains(&field) => {
+            Some(format!("field label not supported: {field}"))
+        }
         None => None,
     };
     if let Some(cause) = conversion_error {
-        errors.push(invalid(&path.child("fieldPath"), field, format!("error converting fieldPath: {cause}")));
+        errors.push(invalid(
+            &path.child("fieldPath"),
+            field,
+            format!("error converting fieldPath: {cause}"),
+        ));
         return;
     }
-    let field = if field == "spec.host" { "spec.nodeName" } else { field };
+    let field = if field == "spec.host" {
+        "spec.nodeName"
+    } else {
+        field
+    };
     if !supported.contains(&field) {
         let mut sorted = supported.to_vec();
         sorted.sort_unstable();
@@ -491,31 +676,51 @@ pub(super) fn validate_resource_field(
     errors: &mut ErrorList,
 ) {
     let resource = reference.resource.as_str();
-    let huge_pages = resource.starts_with("limits.hugepages-") || resource.starts_with("requests.hugepages-");
+    let huge_pages =
+        resource.starts_with("limits.hugepages-") || resource.starts_with("requests.hugepages-");
     if in_volume && reference.container_name.as_deref().unwrap_or("").is_empty() {
         errors.push(required(&path.child("containerName"), ""));
     } else if resource.is_empty() {
         errors.push(required(&path.child("resource"), ""));
     } else if !RESOURCE_FIELDS.contains(&resource) && !huge_pages {
-        errors.push(not_supported(&path.child("resource"), resource, RESOURCE_FIELDS));
+        errors.push(not_supported(
+            &path.child("resource"),
+            resource,
+            RESOURCE_FIELDS,
+        ));
     }
-    let Some(divisor) = reference.divisor.as_ref().filter(|divisor| !amount(divisor).is_zero()) else { return };
-    const BYTES: &[&str] = &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
+    let Some(divisor) = reference
+        .divisor
+        .as_ref()
+        .filter(|divisor| !amount(divisor).is_zero())
+    else {
+        return;
+    };
+    const BYTES: &[&str] = &[
+        "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei",
+    ];
     let (allowed, what): (&[&str], &str) = match resource {
         "limits.cpu" | "requests.cpu" => (&["1m", "1"], "1m and 1 are supported with the cpu"),
-        "limits.memory" | "requests.memory" => {
-            (BYTES, "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory")
-        }
-        "limits.ephemeral-storage" | "requests.ephemeral-storage" => {
-            (BYTES, "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the local ephemeral storage")
-        }
-        _ if huge_pages => {
-            (BYTES, "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the hugepages")
-        }
+        "limits.memory" | "requests.memory" => (
+            BYTES,
+            "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory",
+        ),
+        "limits.ephemeral-storage" | "requests.ephemeral-storage" => (
+            BYTES,
+            "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the local ephemeral storage",
+        ),
+        _ if huge_pages => (
+            BYTES,
+            "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the hugepages",
+        ),
         _ => return,
     };
     if !allowed.contains(&divisor.0.as_str()) {
-        errors.push(invalid(&path.child("divisor"), resource, format!("only divisor's values {what} resource")));
+        errors.push(invalid(
+            &path.child("divisor"),
+            resource,
+            format!("only divisor's values {what} resource"),
+        ));
     }
 }
 
@@ -524,11 +729,22 @@ fn validate_env_from(sources: &[EnvFromSource], path: &Path<'_>, errors: &mut Er
         let list_path = path;
         let path = path.index(index);
         if let Some(prefix) = source.prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
-            invalid_each(errors, &path.child("prefix"), prefix, name::env_var_name(prefix));
+            invalid_each(
+                errors,
+                &path.child("prefix"),
+                prefix,
+                name::env_var_name(prefix),
+            );
         }
         let mut source_count = 0;
-        let config_map = source.config_map_ref.as_ref().map(|reference| ("configMapRef", &reference.name));
-        let secret = source.secret_ref.as_ref().map(|reference| ("secretRef", &reference.name));
+        let config_map = source
+            .config_map_ref
+            .as_ref()
+            .map(|reference| ("configMapRef", &reference.name));
+        let secret = source
+            .secret_ref
+            .as_ref()
+            .map(|reference| ("secretRef", &reference.name));
         for (field, object) in config_map.into_iter().chain(secret) {
             source_count += 1;
             let path = path.child(field);
@@ -540,9 +756,17 @@ fn validate_env_from(sources: &[EnvFromSource], path: &Path<'_>, errors: &mut Er
             }
         }
         if source_count == 0 {
-            errors.push(invalid(list_path, "", "must specify one of: `configMapRef` or `secretRef`"));
+            errors.push(invalid(
+                list_path,
+                "",
+                "must specify one of: `configMapRef` or `secretRef`",
+            ));
         } else if source_count > 1 {
-            errors.push(invalid(list_path, "", "may not have more than one field specified at a time"));
+            errors.push(invalid(
+                list_path,
+                "",
+                "may not have more than one field specified at a time",
+            ));
         }
     }
 }
@@ -567,39 +791,83 @@ fn validate_mounts(
         if mount.mount_path.is_empty() {
             errors.push(required(&path.child("mountPath"), ""));
         }
-        if mounts[..index].iter().any(|other| other.mount_path == mount.mount_path) {
-            errors.push(invalid(&path.child("mountPath"), &mount.mount_path, "must be unique"));
+        if mounts[..index]
+            .iter()
+            .any(|other| other.mount_path == mount.mount_path)
+        {
+            errors.push(invalid(
+                &path.child("mountPath"),
+                &mount.mount_path,
+                "must be unique",
+            ));
         }
         if devices.iter().any(|device| device.name == mount.name) {
-            errors.push(invalid(&path.child("name"), &mount.name, "must not already exist in volumeDevices"));
+            errors.push(invalid(
+                &path.child("name"),
+                &mount.name,
+                "must not already exist in volumeDevices",
+            ));
         }
-        if devices.iter().any(|device| device.device_path == mount.mount_path) {
-            errors.push(invalid(&path.child("mountPath"), &mount.mount_path, "must not already exist as a path in volumeDevices"));
+        if devices
+            .iter()
+            .any(|device| device.device_path == mount.mount_path)
+        {
+            errors.push(invalid(
+                &path.child("mountPath"),
+                &mount.mount_path,
+                "must not already exist as a path in volumeDevices",
+            ));
         }
-        let (sub_path, expression) = (mount.sub_path.as_deref().unwrap_or(""), mount.sub_path_expr.as_deref().unwrap_or(""));
+        let (sub_path, expression) = (
+            mount.sub_path.as_deref().unwrap_or(""),
+            mount.sub_path_expr.as_deref().unwrap_or(""),
+        );
         if !sub_path.is_empty() {
             validate_local_descending_path(sub_path, &list_path.child("subPath"), errors);
         }
         if !expression.is_empty() {
             if !sub_path.is_empty() {
-                errors.push(invalid(&path.child("subPathExpr"), expression, "subPathExpr and subPath are mutually exclusive"));
+                errors.push(invalid(
+                    &path.child("subPathExpr"),
+                    expression,
+                    "subPathExpr and subPath are mutually exclusive",
+                ));
             }
             validate_local_descending_path(expression, &list_path.child("subPathExpr"), errors);
         }
-        validate_mount_propagation(mount, container, &list_path.child("mountPropagation"), errors);
+        validate_mount_propagation(
+            mount,
+            container,
+            &list_path.child("mountPropagation"),
+            errors,
+        );
         validate_recursive_read_only(mount, &list_path.child("recursiveReadOnly"), errors);
     }
 }
 
-fn validate_mount_propagation(mount: &VolumeMount, container: &Container, path: &Path<'_>, errors: &mut ErrorList) {
-    let Some(propagation) = mount.mount_propagation.as_deref() else { return };
+fn validate_mount_propagation(
+    mount: &VolumeMount,
+    container: &Container,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
+    let Some(propagation) = mount.mount_propagation.as_deref() else {
+        return;
+    };
     const SUPPORTED: &[&str] = &["Bidirectional", "HostToContainer", "None"];
     if !SUPPORTED.contains(&propagation) {
         errors.push(not_supported(path, propagation, SUPPORTED));
     }
-    let privileged = container.security_context.as_ref().and_then(|context| context.privileged) == Some(true);
+    let privileged = container
+        .security_context
+        .as_ref()
+        .and_then(|context| context.privileged)
+        == Some(true);
     if propagation == "Bidirectional" && !privileged {
-        errors.push(forbidden(path, "Bidirectional mount propagation is available only to privileged containers"));
+        errors.push(forbidden(
+            path,
+            "Bidirectional mount propagation is available only to privileged containers",
+        ));
     }
 }
 
@@ -608,13 +876,27 @@ fn validate_recursive_read_only(mount: &VolumeMount, path: &Path<'_>, errors: &m
         None | Some("Disabled") => {}
         Some("Enabled" | "IfPossible") => {
             if mount.read_only != Some(true) {
-                errors.push(forbidden(path, "may only be specified when readOnly is true"));
+                errors.push(forbidden(
+                    path,
+                    "may only be specified when readOnly is true",
+                ));
             }
-            if mount.mount_propagation.as_deref().is_some_and(|propagation| propagation != "None") {
-                errors.push(forbidden(path, "may only be specified when mountPropagation is None or not specified"));
+            if mount
+                .mount_propagation
+                .as_deref()
+                .is_some_and(|propagation| propagation != "None")
+            {
+                errors.push(forbidden(
+                    path,
+                    "may only be specified when mountPropagation is None or not specified",
+                ));
             }
         }
-        Some(other) => errors.push(not_supported(path, other, &["Disabled", "Enabled", "IfPossible"])),
+        Some(other) => errors.push(not_supported(
+            path,
+            other,
+            &["Disabled", "Enabled", "IfPossible"],
+        )),
     }
 }
 
@@ -636,7 +918,9 @@ fn validate_devices(
         }
         match around.volumes.get(name.as_str()) {
             None => errors.push(not_found(&name_path, name)),
-            Some(volume) if volume.persistent_volume_claim.is_none() && volume.ephemeral.is_none() => {
+            Some(volume)
+                if volume.persistent_volume_claim.is_none() && volume.ephemeral.is_none() =>
+            {
                 let detail = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
                 errors.push(invalid(&name_path, name, detail));
             }
@@ -645,17 +929,32 @@ fn validate_devices(
         if device_path.is_empty() {
             errors.push(required(&device_path_path, ""));
         }
-        if devices[..index].iter().any(|other| other.device_path == *device_path) {
+        if devices[..index]
+            .iter()
+            .any(|other| other.device_path == *device_path)
+        {
             errors.push(invalid(&device_path_path, device_path, "must be unique"));
         }
         if has_backsteps(device_path) {
-            errors.push(invalid(&device_path_path, device_path, "can not contain backsteps ('..')"));
+            errors.push(invalid(
+                &device_path_path,
+                device_path,
+                "can not contain backsteps ('..')",
+            ));
         }
         if mounts.iter().any(|mount| mount.name == *name) {
-            errors.push(invalid(&name_path, name, "must not already exist in volumeMounts"));
+            errors.push(invalid(
+                &name_path,
+                name,
+                "must not already exist in volumeMounts",
+            ));
         }
         if mounts.iter().any(|mount| mount.mount_path == *device_path) {
-            errors.push(invalid(&device_path_path, device_path, "must not already exist as a path in volumeMounts"));
+            errors.push(invalid(
+                &device_path_path,
+                device_path,
+                "must not already exist as a path in volumeMounts",
+            ));
         }
     }
 }
@@ -664,13 +963,25 @@ pub(super) fn validate_pull_policy(policy: Option<&str>, path: &Path<'_>, errors
     match policy.unwrap_or("") {
         "Always" | "IfNotPresent" | "Never" => {}
         "" => errors.push(required(path, "")),
-        other => errors.push(not_supported(path, other, &["Always", "IfNotPresent", "Never"])),
+        other => errors.push(not_supported(
+            path,
+            other,
+            &["Always", "IfNotPresent", "Never"],
+        )),
     }
 }
 
-fn validate_resize_policy(policies: &[ContainerResizePolicy], pod_restart_policy: &str, path: &Path<'_>, errors: &mut ErrorList) {
+fn validate_resize_policy(
+    policies: &[ContainerResizePolicy],
+    pod_restart_policy: &str,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     for (index, policy) in policies.iter().enumerate() {
-        if policies[..index].iter().any(|other| other.resource_name == policy.resource_name) {
+        if policies[..index]
+            .iter()
+            .any(|other| other.resource_name == policy.resource_name)
+        {
             errors.push(duplicate(&path.index(index), &policy.resource_name));
         }
         match policy.resource_name.as_str() {
@@ -681,7 +992,11 @@ fn validate_resize_policy(policies: &[ContainerResizePolicy], pod_restart_policy
         match policy.restart_policy.as_str() {
             "NotRequired" | "RestartContainer" => {}
             "" => errors.push(required(path, "")),
-            other => errors.push(not_supported(path, other, &["NotRequired", "RestartContainer"])),
+            other => errors.push(not_supported(
+                path,
+                other,
+                &["NotRequired", "RestartContainer"],
+            )),
         }
         if pod_restart_policy == "Never" && policy.restart_policy != "NotRequired" {
             let detail = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
@@ -695,11 +1010,18 @@ fn validate_restart_rules(container: &Container, path: &Path<'_>, errors: &mut E
     match container.restart_policy.as_deref() {
         None if rules.is_empty() => return,
         None => {
-            errors.push(required(&path.child("restartPolicy"), "must specify restartPolicy when restart rules are used"));
+            errors.push(required(
+                &path.child("restartPolicy"),
+                "must specify restartPolicy when restart rules are used",
+            ));
         }
         Some("Always" | "Never" | "OnFailure") => {}
         Some(other) => {
-            errors.push(not_supported(&path.child("restartPolicy"), other, &["Always", "Never", "OnFailure"]));
+            errors.push(not_supported(
+                &path.child("restartPolicy"),
+                other,
+                &["Always", "Never", "OnFailure"],
+            ));
         }
     }
     let rules_path = path.child("restartPolicyRules");
@@ -709,14 +1031,22 @@ fn validate_restart_rules(container: &Container, path: &Path<'_>, errors: &mut E
     for (index, rule) in rules.iter().enumerate() {
         let path = rules_path.index(index);
         if !matches!(rule.action.as_str(), "Restart" | "RestartAllContainers") {
-            errors.push(not_supported(&path.child("action"), &rule.action, &["Restart", "RestartAllContainers"]));
+            errors.push(not_supported(
+                &path.child("action"),
+                &rule.action,
+                &["Restart", "RestartAllContainers"],
+            ));
         }
         let codes_path = path.child("exitCodes");
         match &rule.exit_codes {
             None => errors.push(required(&codes_path, "must be specified")),
             Some(codes) => {
                 if !matches!(codes.operator.as_str(), "In" | "NotIn") {
-                    errors.push(not_supported(&codes_path.child("operator"), &codes.operator, &["In", "NotIn"]));
+                    errors.push(not_supported(
+                        &codes_path.child("operator"),
+                        &codes.operator,
+                        &["In", "NotIn"],
+                    ));
                 }
                 let count = codes.values.as_ref().map_or(0, Vec::len);
                 if count > 255 {
@@ -748,14 +1078,35 @@ fn validate_probe(probe: &Probe, path: &Path<'_>, errors: &mut ErrorList) {
     ] {
         not_negative(i64::from(value.unwrap_or(0)), &path.child(field), errors);
     }
-    if let Some(period) = probe.termination_grace_period_seconds.filter(|period| *period <= 0) {
-        errors.push(invalid(&path.child("terminationGracePeriodSeconds"), &period, "must be greater than 0"));
+    if let Some(period) = probe
+        .termination_grace_period_seconds
+        .filter(|period| *period <= 0)
+    {
+        errors.push(invalid(
+            &path.child("terminationGracePeriodSeconds"),
+            &period,
+            "must be greater than 0",
+        ));
     }
 }
 
-fn validate_lifecycle(lifecycle: &Lifecycle, around: &Surroundings<'_>, path: &Path<'_>, errors: &mut ErrorList) {
-    for (field, handler) in [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)] {
-        if let Some(LifecycleHandler { exec, http_get, tcp_socket, sleep }) = handler {
+fn validate_lifecycle(
+    lifecycle: &Lifecycle,
+    around: &Surroundings<'_>,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
+    for (field, handler) in [
+        ("postStart", &lifecycle.post_start),
+        ("preStop", &lifecycle.pre_stop),
+    ] {
+        if let Some(LifecycleHandler {
+            exec,
+            http_get,
+            tcp_socket,
+            sleep,
+        }) = handler
+        {
             validate_handler(
                 [
                     exec.as_ref().map(Handler::Exec),
@@ -772,11 +1123,16 @@ fn validate_lifecycle(lifecycle: &Lifecycle, around: &Surroundings<'_>, path: &P
     if let Some(signal) = lifecycle.stop_signal.as_deref() {
         let path = path.child("stopSignal");
         match around.os {
-            None => errors.push(forbidden(&path, "may not be set for containers with empty `spec.os.name`")),
+            None => errors.push(forbidden(
+                &path,
+                "may not be set for containers with empty `spec.os.name`",
+            )),
             Some("windows") if !matches!(signal, "SIGKILL" | "SIGTERM") => {
                 errors.push(not_supported(&path, signal, &["SIGKILL", "SIGTERM"]));
             }
-            Some("linux") if !STOP_SIGNALS.contains(&signal) => errors.push(not_supported(&path, signal, STOP_SIGNALS)),
+            Some("linux") if !STOP_SIGNALS.contains(&signal) => {
+                errors.push(not_supported(&path, signal, STOP_SIGNALS))
+            }
             Some(_) => {}
         }
     }
@@ -784,13 +1140,70 @@ fn validate_lifecycle(lifecycle: &Lifecycle, around: &Surroundings<'_>, path: &P
 
 /// Sorted by name, as messages list them.
 const STOP_SIGNALS: &[&str] = &[
-    "SIGABRT", "SIGALRM", "SIGBUS", "SIGCHLD", "SIGCLD", "SIGCONT", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGIO",
-    "SIGIOT", "SIGKILL", "SIGPIPE", "SIGPOLL", "SIGPROF", "SIGPWR", "SIGQUIT", "SIGRTMAX", "SIGRTMAX-1", "SIGRTMAX-10",
-    "SIGRTMAX-11", "SIGRTMAX-12", "SIGRTMAX-13", "SIGRTMAX-14", "SIGRTMAX-2", "SIGRTMAX-3", "SIGRTMAX-4", "SIGRTMAX-5",
-    "SIGRTMAX-6", "SIGRTMAX-7", "SIGRTMAX-8", "SIGRTMAX-9", "SIGRTMIN", "SIGRTMIN+1", "SIGRTMIN+10", "SIGRTMIN+11",
-    "SIGRTMIN+12", "SIGRTMIN+13", "SIGRTMIN+14", "SIGRTMIN+15", "SIGRTMIN+2", "SIGRTMIN+3", "SIGRTMIN+4", "SIGRTMIN+5",
-    "SIGRTMIN+6", "SIGRTMIN+7", "SIGRTMIN+8", "SIGRTMIN+9", "SIGSEGV", "SIGSTKFLT", "SIGSTOP", "SIGSYS", "SIGTERM",
-    "SIGTRAP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGWINCH", "SIGXCPU",
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGIOT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPOLL",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGRTMAX",
+    "SIGRTMAX-1",
+    "SIGRTMAX-10",
+    "SIGRTMAX-11",
+    "SIGRTMAX-12",
+    "SIGRTMAX-13",
+    "SIGRTMAX-14",
+    "SIGRTMAX-2",
+    "SIGRTMAX-3",
+    "SIGRTMAX-4",
+    "SIGRTMAX-5",
+    "SIGRTMAX-6",
+    "SIGRTMAX-7",
+    "SIGRTMAX-8",
+    "SIGRTMAX-9",
+    "SIGRTMIN",
+    "SIGRTMIN+1",
+    "SIGRTMIN+10",
+    "SIGRTMIN+11",
+    "SIGRTMIN+12",
+    "SIGRTMIN+13",
+    "SIGRTMIN+14",
+    "SIGRTMIN+15",
+    "SIGRTMIN+2",
+    "SIGRTMIN+3",
+    "SIGRTMIN+4",
+    "SIGRTMIN+5",
+    "SIGRTMIN+6",
+    "SIGRTMIN+7",
+    "SIGRTMIN+8",
+    "SIGRTMIN+9",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
     "SIGXFSZ",
 ];
 
@@ -829,13 +1242,17 @@ fn validate_handler(
             }
             Handler::Exec(_) => {}
             Handler::HttpGet(action) => validate_http_get(action, &path, errors),
-            Handler::TcpSocket(action) => validate_port_number_or_name(&action.port, &path.child("port"), errors),
+            Handler::TcpSocket(action) => {
+                validate_port_number_or_name(&action.port, &path.child("port"), errors)
+            }
             Handler::Grpc(port) => validate_port_number(port, &path.child("port"), errors),
             Handler::Sleep(action) => {
                 if let Some(period) = grace_period_seconds
                     && !(0..=period).contains(&action.seconds)
                 {
-                    let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({period})");
+                    let detail = format!(
+                        "must be non-negative and less than terminationGracePeriodSeconds ({period})"
+                    );
                     errors.push(invalid(&path, &action.seconds, detail));
                 }
             }
@@ -853,9 +1270,18 @@ fn validate_http_get(action: &HTTPGetAction, path: &Path<'_>, errors: &mut Error
     validate_port_number_or_name(&action.port, &path.child("port"), errors);
     let scheme = action.scheme.as_deref().unwrap_or("");
     if !matches!(scheme, "HTTP" | "HTTPS") {
-        errors.push(not_supported(&path.child("scheme"), scheme, &["HTTP", "HTTPS"]));
+        errors.push(not_supported(
+            &path.child("scheme"),
+            scheme,
+            &["HTTP", "HTTPS"],
+        ));
     }
     for header in action.http_headers.iter().flatten() {
-        invalid_each(errors, &path.child("httpHeaders"), &header.name, name::http_header_name(&header.name));
+        invalid_each(
+            errors,
+            &path.child("httpHeaders"),
+            &header.name,
+            name::http_header_name(&header.name),
+        );
     }
 }

@@ -4,8 +4,9 @@
 //! itself gets (requests from limits, host ports, service links).
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EmptyDirVolumeSource, EphemeralContainer, HTTPGetAction, Lifecycle, ObjectFieldSelector,
-    Pod, PodSpec, PodStatus, PodTemplateSpec, Probe, ResourceFieldSelector, ResourceRequirements, Volume,
+    Container, ContainerPort, EmptyDirVolumeSource, EphemeralContainer, HTTPGetAction, Lifecycle,
+    ObjectFieldSelector, Pod, PodSpec, PodStatus, PodTemplateSpec, Probe, ResourceFieldSelector,
+    ResourceRequirements, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -34,34 +35,59 @@ fn default_text(place: &mut Option<String>, value: &str) {
 
 /// Checks the quantities of a spec and makes them canonical.
 pub(crate) fn finish_spec(spec: &mut PodSpec) -> Result<(), DecodeError> {
-    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+    for container in spec
+        .containers
+        .iter_mut()
+        .chain(spec.init_containers.iter_mut().flatten())
+    {
         finish_requirements(container.resources.as_mut())?;
         for variable in container.env.iter_mut().flatten() {
-            let reference = variable.value_from.as_mut().and_then(|source| source.resource_field_ref.as_mut());
+            let reference = variable
+                .value_from
+                .as_mut()
+                .and_then(|source| source.resource_field_ref.as_mut());
             finish_resource_field(reference)?;
         }
     }
     for container in spec.ephemeral_containers.iter_mut().flatten() {
         finish_requirements(container.resources.as_mut())?;
         for variable in container.env.iter_mut().flatten() {
-            let reference = variable.value_from.as_mut().and_then(|source| source.resource_field_ref.as_mut());
+            let reference = variable
+                .value_from
+                .as_mut()
+                .and_then(|source| source.resource_field_ref.as_mut());
             finish_resource_field(reference)?;
         }
     }
     finish_list(&mut spec.overhead)?;
     finish_requirements(spec.resources.as_mut())?;
     for volume in spec.volumes.iter_mut().flatten() {
-        if let Some(limit) = volume.empty_dir.as_mut().and_then(|source| source.size_limit.as_mut()) {
+        if let Some(limit) = volume
+            .empty_dir
+            .as_mut()
+            .and_then(|source| source.size_limit.as_mut())
+        {
             quantity::canonicalize(&mut limit.0).map_err(resources::decode_error)?;
         }
-        let template = volume.ephemeral.as_mut().and_then(|source| source.volume_claim_template.as_mut());
+        let template = volume
+            .ephemeral
+            .as_mut()
+            .and_then(|source| source.volume_claim_template.as_mut());
         if let Some(resources) = template.and_then(|template| template.spec.resources.as_mut()) {
             finish_list(&mut resources.limits)?;
             finish_list(&mut resources.requests)?;
         }
-        let projected = volume.projected.iter_mut().flat_map(|source| source.sources.iter_mut().flatten());
-        let files = projected.filter_map(|source| source.downward_api.as_mut()).flat_map(|source| source.items.iter_mut().flatten());
-        let own_files = volume.downward_api.iter_mut().flat_map(|source| source.items.iter_mut().flatten());
+        let projected = volume
+            .projected
+            .iter_mut()
+            .flat_map(|source| source.sources.iter_mut().flatten());
+        let files = projected
+            .filter_map(|source| source.downward_api.as_mut())
+            .flat_map(|source| source.items.iter_mut().flatten());
+        let own_files = volume
+            .downward_api
+            .iter_mut()
+            .flat_map(|source| source.items.iter_mut().flatten());
         for file in files.chain(own_files) {
             finish_resource_field(file.resource_field_ref.as_mut())?;
         }
@@ -83,7 +109,11 @@ pub(crate) fn finish_template(template: &mut PodTemplateSpec) -> Result<(), Deco
 pub(crate) fn finish_status(status: &mut PodStatus) -> Result<(), DecodeError> {
     finish_list(&mut status.allocated_resources)?;
     finish_requirements(status.resources.as_mut())?;
-    let lists = [&mut status.container_statuses, &mut status.init_container_statuses, &mut status.ephemeral_container_statuses];
+    let lists = [
+        &mut status.container_statuses,
+        &mut status.init_container_statuses,
+        &mut status.ephemeral_container_statuses,
+    ];
     for container in lists.into_iter().flatten().flatten() {
         finish_list(&mut container.allocated_resources)?;
         finish_requirements(container.resources.as_mut())?;
@@ -118,7 +148,11 @@ pub(crate) fn fill_metadata(meta: &mut ObjectMeta) {
 pub(super) fn fill_pod(pod: &mut Pod) {
     let spec = pod.spec.get_or_insert_default();
     fill_spec(spec);
-    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+    for container in spec
+        .containers
+        .iter_mut()
+        .chain(spec.init_containers.iter_mut().flatten())
+    {
         requests_from_limits(container);
     }
     if spec.resources.is_some() {
@@ -127,7 +161,10 @@ pub(super) fn fill_pod(pod: &mut Pod) {
     }
     default_to(&mut spec.enable_service_links, || true);
     if spec.host_network == Some(true) {
-        let containers = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
+        let containers = spec
+            .containers
+            .iter_mut()
+            .chain(spec.init_containers.iter_mut().flatten());
         for port in containers.flat_map(|container| container.ports.iter_mut().flatten()) {
             if port.host_port.is_none() && port.container_port != 0 {
                 port.host_port = Some(port.container_port);
@@ -142,7 +179,14 @@ pub(super) fn fill_pod(pod: &mut Pod) {
 }
 
 fn requests_from_limits(container: &mut Container) {
-    let Some(ResourceRequirements { limits: Some(limits), requests, .. }) = &mut container.resources else { return };
+    let Some(ResourceRequirements {
+        limits: Some(limits),
+        requests,
+        ..
+    }) = &mut container.resources
+    else {
+        return;
+    };
     let requests = requests.get_or_insert_default();
     for (resource, limit) in limits {
         if !requests.contains_key(resource) {
@@ -154,15 +198,25 @@ fn requests_from_limits(container: &mut Container) {
 /// A pod-level limit of huge pages is the sum of the containers' where only they name it.
 fn huge_page_limits_of_pod(spec: &mut PodSpec) {
     let sums = aggregate_container_limits(spec);
-    let Some(resources) = spec.resources.as_mut() else { return };
-    let is_set = |list: &Option<resources::ResourceList>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let Some(resources) = spec.resources.as_mut() else {
+        return;
+    };
+    let is_set =
+        |list: &Option<resources::ResourceList>| list.as_ref().is_some_and(|list| !list.is_empty());
     if !is_set(&resources.limits) && !is_set(&resources.requests) {
         return;
     }
     for (resource, sum) in sums {
-        let requested = resources.requests.as_ref().is_some_and(|requests| requests.contains_key(&resource));
+        let requested = resources
+            .requests
+            .as_ref()
+            .is_some_and(|requests| requests.contains_key(&resource));
         if resources::is_huge_page(&resource) && !requested {
-            resources.limits.get_or_insert_default().entry(resource).or_insert_with(|| Text(sum.to_string()));
+            resources
+                .limits
+                .get_or_insert_default()
+                .entry(resource)
+                .or_insert_with(|| Text(sum.to_string()));
         }
     }
 }
@@ -170,19 +224,30 @@ fn huge_page_limits_of_pod(spec: &mut PodSpec) {
 /// Pod-level requests default to what the containers request together, else to the pod-level limits.
 fn requests_of_pod(spec: &mut PodSpec) {
     let sums = aggregate_container_requests(spec);
-    let Some(ResourceRequirements { limits: Some(limits), requests, .. }) = &mut spec.resources else { return };
+    let Some(ResourceRequirements {
+        limits: Some(limits),
+        requests,
+        ..
+    }) = &mut spec.resources
+    else {
+        return;
+    };
     if limits.is_empty() {
         return;
     }
     let mut filled = requests.clone().unwrap_or_default();
     for (resource, sum) in sums {
         if resources::is_pod_level(&resource) && resources::allows_overcommit(&resource) {
-            filled.entry(resource).or_insert_with(|| Text(sum.to_string()));
+            filled
+                .entry(resource)
+                .or_insert_with(|| Text(sum.to_string()));
         }
     }
     for (resource, limit) in limits {
         if resources::is_pod_level(resource) {
-            filled.entry(resource.clone()).or_insert_with(|| limit.clone());
+            filled
+                .entry(resource.clone())
+                .or_insert_with(|| limit.clone());
         }
     }
     if !filled.is_empty() {
@@ -214,15 +279,25 @@ fn fill_status(status: &mut PodStatus) {
         (Some(ip), Some(ips)) if ips.first().is_some_and(|first| first.ip != *ip) => {
             status.pod_ips = Some(vec![k8s_openapi::api::core::v1::PodIP { ip: ip.clone() }]);
         }
-        (Some(ip), None) => status.pod_ips = Some(vec![k8s_openapi::api::core::v1::PodIP { ip: ip.clone() }]),
+        (Some(ip), None) => {
+            status.pod_ips = Some(vec![k8s_openapi::api::core::v1::PodIP { ip: ip.clone() }])
+        }
         (None, Some(ips)) => status.pod_ip = ips.first().map(|first| first.ip.clone()),
         _ => {}
     }
-    let lists = [&mut status.container_statuses, &mut status.init_container_statuses, &mut status.ephemeral_container_statuses];
+    let lists = [
+        &mut status.container_statuses,
+        &mut status.init_container_statuses,
+        &mut status.ephemeral_container_statuses,
+    ];
     for container in lists.into_iter().flatten().flatten() {
         container.state.get_or_insert_default();
         container.last_state.get_or_insert_default();
-        drop_empty!(container.container_id, container.volume_mounts, container.allocated_resources);
+        drop_empty!(
+            container.container_id,
+            container.volume_mounts,
+            container.allocated_resources
+        );
     }
 }
 
@@ -253,7 +328,9 @@ pub(crate) fn fill_spec(spec: &mut PodSpec) {
     );
     // The deprecated name and the name are one value in two places.
     match (&spec.service_account_name, &spec.service_account) {
-        (Some(name), old) if old.as_ref() != Some(name) => spec.service_account = Some(name.clone()),
+        (Some(name), old) if old.as_ref() != Some(name) => {
+            spec.service_account = Some(name.clone())
+        }
         (None, Some(old)) => spec.service_account_name = Some(old.clone()),
         _ => {}
     }
@@ -276,7 +353,12 @@ pub(crate) fn fill_spec(spec: &mut PodSpec) {
         fill_volume(volume);
     }
     for toleration in spec.tolerations.iter_mut().flatten() {
-        drop_empty!(toleration.effect, toleration.key, toleration.operator, toleration.value);
+        drop_empty!(
+            toleration.effect,
+            toleration.key,
+            toleration.operator,
+            toleration.value
+        );
     }
 }
 
@@ -299,10 +381,19 @@ macro_rules! fill_common {
             $container.volume_mounts,
             $container.working_dir,
         );
-        if $container.image_pull_policy.as_deref().unwrap_or("").is_empty() {
-            $container.image_pull_policy = Some(default_pull_policy($container.image.as_deref().unwrap_or("")).to_string());
+        if $container
+            .image_pull_policy
+            .as_deref()
+            .unwrap_or("")
+            .is_empty()
+        {
+            $container.image_pull_policy =
+                Some(default_pull_policy($container.image.as_deref().unwrap_or("")).to_string());
         }
-        default_text(&mut $container.termination_message_path, "/dev/termination-log");
+        default_text(
+            &mut $container.termination_message_path,
+            "/dev/termination-log",
+        );
         default_text(&mut $container.termination_message_policy, "File");
         let resources = $container.resources.get_or_insert_default();
         drop_empty!(resources.claims);
@@ -325,7 +416,14 @@ macro_rules! fill_common {
         for mount in $container.volume_mounts.iter_mut().flatten() {
             drop_empty!(mount.read_only, mount.sub_path, mount.sub_path_expr);
         }
-        for probe in [&mut $container.liveness_probe, &mut $container.readiness_probe, &mut $container.startup_probe].into_iter().flatten() {
+        for probe in [
+            &mut $container.liveness_probe,
+            &mut $container.readiness_probe,
+            &mut $container.startup_probe,
+        ]
+        .into_iter()
+        .flatten()
+        {
             fill_probe(probe);
         }
         if let Some(lifecycle) = &mut $container.lifecycle {
@@ -372,7 +470,10 @@ fn fill_probe(probe: &mut Probe) {
 }
 
 fn fill_lifecycle(lifecycle: &mut Lifecycle) {
-    for handler in [&mut lifecycle.post_start, &mut lifecycle.pre_stop].into_iter().flatten() {
+    for handler in [&mut lifecycle.post_start, &mut lifecycle.pre_stop]
+        .into_iter()
+        .flatten()
+    {
         if let Some(action) = &mut handler.http_get {
             fill_http_get(action);
         }
@@ -427,7 +528,11 @@ fn fill_volume(volume: &mut Volume) {
     if let Some(projected) = &mut volume.projected {
         default_to(&mut projected.default_mode, || VOLUME_FILE_MODE);
         for source in projected.sources.iter_mut().flatten() {
-            for file in source.downward_api.iter_mut().flat_map(|source| source.items.iter_mut().flatten()) {
+            for file in source
+                .downward_api
+                .iter_mut()
+                .flat_map(|source| source.items.iter_mut().flatten())
+            {
                 fill_field_ref(file.field_ref.as_mut());
                 fill_resource_field(file.resource_field_ref.as_mut());
             }
@@ -440,12 +545,17 @@ fn fill_volume(volume: &mut Volume) {
     if let Some(source) = &mut volume.image
         && source.pull_policy.as_deref().unwrap_or("").is_empty()
     {
-        source.pull_policy = Some(default_pull_policy(source.reference.as_deref().unwrap_or("")).to_string());
+        source.pull_policy =
+            Some(default_pull_policy(source.reference.as_deref().unwrap_or("")).to_string());
     }
     if let Some(source) = &mut volume.persistent_volume_claim {
         drop_empty!(source.read_only);
     }
-    if let Some(template) = volume.ephemeral.as_mut().and_then(|source| source.volume_claim_template.as_mut()) {
+    if let Some(template) = volume
+        .ephemeral
+        .as_mut()
+        .and_then(|source| source.volume_claim_template.as_mut())
+    {
         fill_metadata(template.metadata.get_or_insert_default());
         template.spec.resources.get_or_insert_default();
         default_text(&mut template.spec.volume_mode, "Filesystem");
@@ -544,7 +654,11 @@ fn has_source(volume: &Volume) -> bool {
 
 /// `Always` for an image that may move (no tag, or `latest`), else `IfNotPresent`.
 pub(crate) fn default_pull_policy(image: &str) -> &'static str {
-    if tag_of(image) == "latest" { "Always" } else { "IfNotPresent" }
+    if tag_of(image) == "latest" {
+        "Always"
+    } else {
+        "IfNotPresent"
+    }
 }
 
 /// The tag of an image reference: `latest` where it names neither tag nor digest, empty where it is no reference.
@@ -559,20 +673,37 @@ fn tag_of(image: &str) -> &str {
         None => (name, None),
     };
     let path = match repository.split_once('/') {
-        Some((domain, path)) if domain == "localhost" || domain.contains(['.', ':']) || domain.bytes().any(|byte| byte.is_ascii_uppercase()) => path,
+        Some((domain, path))
+            if domain == "localhost"
+                || domain.contains(['.', ':'])
+                || domain.bytes().any(|byte| byte.is_ascii_uppercase()) =>
+        {
+            path
+        }
         _ => repository,
     };
     let good_path = !path.is_empty()
         && path.split('/').all(|part| {
-            let ends = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+            let ends = |byte: Option<&u8>| {
+                byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+            };
             ends(part.as_bytes().first())
                 && ends(part.as_bytes().last())
-                && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-'))
+                && part.bytes().all(|byte| {
+                    byte.is_ascii_lowercase()
+                        || byte.is_ascii_digit()
+                        || matches!(byte, b'.' | b'_' | b'-')
+                })
         });
     let good_tag = |tag: &str| {
         tag.len() <= 128
-            && tag.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-            && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+            && tag
+                .bytes()
+                .next()
+                .is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && tag
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
     };
     match (tag, digest) {
         _ if !good_path => "",
@@ -604,7 +735,10 @@ mod tests {
             ("localhost:5000/a/b", "Always"),
             ("localhost:5000/a/b:v1", "IfNotPresent"),
             ("gcr.io/google-samples/hello-app:1.0", "IfNotPresent"),
-            ("nginx@sha256:0123456789012345678901234567890123456789012345678901234567890123", "IfNotPresent"),
+            (
+                "nginx@sha256:0123456789012345678901234567890123456789012345678901234567890123",
+                "IfNotPresent",
+            ),
             ("UPPER/case", "Always"),
             ("a/UPPER", "IfNotPresent"),
             ("", "IfNotPresent"),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    AppArmorProfile, Container, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext, Sysctl,
-    WindowsSecurityContextOptions,
+    AppArmorProfile, Container, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext,
+    Sysctl, WindowsSecurityContextOptions,
 };
 
 use super::containers::as_container;
@@ -18,11 +18,20 @@ use super::volumes::validate_local_descending_path;
 
 fn validate_id(id: Option<i64>, path: &Path<'_>, errors: &mut ErrorList) {
     if let Some(id) = id {
-        errors.extend(name::in_range(id, 0, i64::from(i32::MAX)).into_iter().map(|text| invalid(path, &id, text)));
+        errors.extend(
+            name::in_range(id, 0, i64::from(i32::MAX))
+                .into_iter()
+                .map(|text| invalid(path, &id, text)),
+        );
     }
 }
 
-pub(super) fn validate_container(context: &SecurityContext, host_users: bool, path: &Path<'_>, errors: &mut ErrorList) {
+pub(super) fn validate_container(
+    context: &SecurityContext,
+    host_users: bool,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     validate_id(context.run_as_user, &path.child("runAsUser"), errors);
     validate_id(context.run_as_group, &path.child("runAsGroup"), errors);
     if let Some(mount) = context.proc_mount.as_deref() {
@@ -31,49 +40,106 @@ pub(super) fn validate_container(context: &SecurityContext, host_users: bool, pa
             errors.push(not_supported(&mount_path, mount, &["Default", "Unmasked"]));
         }
         if host_users && mount == "Unmasked" {
-            errors.push(invalid(&mount_path, mount, "`hostUsers` must be false to use `Unmasked`"));
+            errors.push(invalid(
+                &mount_path,
+                mount,
+                "`hostUsers` must be false to use `Unmasked`",
+            ));
         }
     }
-    validate_seccomp(context.seccomp_profile.as_ref(), &path.child("seccompProfile"), errors);
+    validate_seccomp(
+        context.seccomp_profile.as_ref(),
+        &path.child("seccompProfile"),
+        errors,
+    );
     if context.allow_privilege_escalation == Some(false) {
         if context.privileged == Some(true) {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
             errors.push(invalid(path, context, detail));
         }
-        let added = context.capabilities.iter().flat_map(|capabilities| capabilities.add.iter().flatten());
+        let added = context
+            .capabilities
+            .iter()
+            .flat_map(|capabilities| capabilities.add.iter().flatten());
         for _ in added.filter(|capability| *capability == "CAP_SYS_ADMIN") {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
             errors.push(invalid(path, context, detail));
         }
     }
-    validate_windows(context.windows_options.as_ref(), &path.child("windowsOptions"), errors);
-    validate_app_armor(context.app_armor_profile.as_ref(), &path.child("appArmorProfile"), errors);
+    validate_windows(
+        context.windows_options.as_ref(),
+        &path.child("windowsOptions"),
+        errors,
+    );
+    validate_app_armor(
+        context.app_armor_profile.as_ref(),
+        &path.child("appArmorProfile"),
+        errors,
+    );
 }
 
-pub(super) fn validate_pod(context: &PodSecurityContext, spec: &PodSpec, path: &Path<'_>, errors: &mut ErrorList) {
+pub(super) fn validate_pod(
+    context: &PodSecurityContext,
+    spec: &PodSpec,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     validate_id(context.fs_group, &path.child("fsGroup"), errors);
     validate_id(context.run_as_user, &path.child("runAsUser"), errors);
     validate_id(context.run_as_group, &path.child("runAsGroup"), errors);
     for (index, group) in context.supplemental_groups.iter().flatten().enumerate() {
-        validate_id(Some(*group), &path.child("supplementalGroups").index(index), errors);
+        validate_id(
+            Some(*group),
+            &path.child("supplementalGroups").index(index),
+            errors,
+        );
     }
     if spec.share_process_namespace == Some(true) && spec.host_pid == Some(true) {
         let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
         errors.push(invalid(&path.child("shareProcessNamespace"), &true, detail));
     }
-    validate_sysctls(context.sysctls.as_deref().unwrap_or(&[]), spec, &path.child("sysctls"), errors);
+    validate_sysctls(
+        context.sysctls.as_deref().unwrap_or(&[]),
+        spec,
+        &path.child("sysctls"),
+        errors,
+    );
     for (field, value, supported) in [
-        ("fsGroupChangePolicy", &context.fs_group_change_policy, &["Always", "OnRootMismatch"]),
-        ("supplementalGroupsPolicy", &context.supplemental_groups_policy, &["Merge", "Strict"]),
-        ("seLinuxChangePolicy", &context.se_linux_change_policy, &["MountOption", "Recursive"]),
+        (
+            "fsGroupChangePolicy",
+            &context.fs_group_change_policy,
+            &["Always", "OnRootMismatch"],
+        ),
+        (
+            "supplementalGroupsPolicy",
+            &context.supplemental_groups_policy,
+            &["Merge", "Strict"],
+        ),
+        (
+            "seLinuxChangePolicy",
+            &context.se_linux_change_policy,
+            &["MountOption", "Recursive"],
+        ),
     ] {
         if let Some(value) = value.as_deref().filter(|value| !supported.contains(value)) {
             errors.push(not_supported(&path.child(field), value, supported));
         }
     }
-    validate_seccomp(context.seccomp_profile.as_ref(), &path.child("seccompProfile"), errors);
-    validate_windows(context.windows_options.as_ref(), &path.child("windowsOptions"), errors);
-    validate_app_armor(context.app_armor_profile.as_ref(), &path.child("appArmorProfile"), errors);
+    validate_seccomp(
+        context.seccomp_profile.as_ref(),
+        &path.child("seccompProfile"),
+        errors,
+    );
+    validate_windows(
+        context.windows_options.as_ref(),
+        &path.child("windowsOptions"),
+        errors,
+    );
+    validate_app_armor(
+        context.app_armor_profile.as_ref(),
+        &path.child("appArmorProfile"),
+        errors,
+    );
 }
 
 fn validate_sysctls(sysctls: &[Sysctl], spec: &PodSpec, path: &Path<'_>, errors: &mut ErrorList) {
@@ -86,25 +152,43 @@ fn validate_sysctls(sysctls: &[Sysctl], spec: &PodSpec, path: &Path<'_>, errors:
         } else if !is_sysctl_name(sysctl_name) {
             let detail = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
             errors.push(invalid(&path, sysctl_name, detail));
-        } else if sysctls[..index].iter().any(|other| other.name == sysctl.name) {
+        } else if sysctls[..index]
+            .iter()
+            .any(|other| other.name == sysctl.name)
+        {
             errors.push(duplicate(&path, sysctl_name));
         }
         let normal = sysctl_name.replace('/', ".");
-        let ipc = matches!(normal.as_str(), "kernel.sem") || ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|prefix| normal.starts_with(prefix));
+        let ipc = matches!(normal.as_str(), "kernel.sem")
+            || ["kernel.shm", "kernel.msg", "fs.mqueue."]
+                .iter()
+                .any(|prefix| normal.starts_with(prefix));
         if spec.host_network == Some(true) && normal.starts_with("net.") {
-            errors.push(invalid(&path, sysctl_name, "may not be specified when 'hostNetwork' is true"));
+            errors.push(invalid(
+                &path,
+                sysctl_name,
+                "may not be specified when 'hostNetwork' is true",
+            ));
         } else if spec.host_ipc == Some(true) && ipc {
-            errors.push(invalid(&path, sysctl_name, "may not be specified when 'hostIPC' is true"));
+            errors.push(invalid(
+                &path,
+                sysctl_name,
+                "may not be specified when 'hostIPC' is true",
+            ));
         }
     }
 }
 
 fn is_sysctl_name(text: &str) -> bool {
     let segment = |segment: &str| {
-        let edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let edge = |byte: Option<&u8>| {
+            byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        };
         edge(segment.as_bytes().first())
             && edge(segment.as_bytes().last())
-            && segment.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_'))
+            && segment.bytes().all(|byte| {
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
+            })
     };
     text.len() <= 253 && text.split(['.', '/']).all(segment)
 }
@@ -113,16 +197,33 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path<'_>, errors: &
     let Some(profile) = profile else { return };
     match profile.type_.as_str() {
         "Localhost" | "RuntimeDefault" | "Unconfined" => {}
-        "" => errors.push(required(&path.child("type"), "type is required when seccompProfile is set")),
+        "" => errors.push(required(
+            &path.child("type"),
+            "type is required when seccompProfile is set",
+        )),
         other => {
-            errors.push(not_supported(&path.child("type"), other, &["Localhost", "RuntimeDefault", "Unconfined"]));
+            errors.push(not_supported(
+                &path.child("type"),
+                other,
+                &["Localhost", "RuntimeDefault", "Unconfined"],
+            ));
         }
     }
     let file_path = path.child("localhostProfile");
-    match (profile.type_ == "Localhost", profile.localhost_profile.as_deref()) {
-        (true, None) => errors.push(required(&file_path, "must be set when seccomp type is Localhost")),
+    match (
+        profile.type_ == "Localhost",
+        profile.localhost_profile.as_deref(),
+    ) {
+        (true, None) => errors.push(required(
+            &file_path,
+            "must be set when seccomp type is Localhost",
+        )),
         (true, Some(file)) => validate_local_descending_path(file, &file_path, errors),
-        (false, Some(_)) => errors.push(invalid(&file_path, profile, "can only be set when seccomp type is Localhost")),
+        (false, Some(_)) => errors.push(invalid(
+            &file_path,
+            profile,
+            "can only be set when seccomp type is Localhost",
+        )),
         (false, None) => {}
     }
 }
@@ -131,44 +232,86 @@ fn validate_app_armor(profile: Option<&AppArmorProfile>, path: &Path<'_>, errors
     let Some(profile) = profile else { return };
     let file_path = path.child("localhostProfile");
     match (profile.type_.as_str(), profile.localhost_profile.as_deref()) {
-        ("Localhost", None) => errors.push(required(&file_path, "must be set when AppArmor type is Localhost")),
+        ("Localhost", None) => errors.push(required(
+            &file_path,
+            "must be set when AppArmor type is Localhost",
+        )),
         ("Localhost", Some(file)) => {
             if file.trim() != file {
-                errors.push(invalid(&file_path, file, "must not be padded with whitespace"));
+                errors.push(invalid(
+                    &file_path,
+                    file,
+                    "must not be padded with whitespace",
+                ));
             } else if file.is_empty() {
-                errors.push(required(&file_path, "must be set when AppArmor type is Localhost"));
+                errors.push(required(
+                    &file_path,
+                    "must be set when AppArmor type is Localhost",
+                ));
             }
             if file.len() > 4095 {
                 errors.push(too_long(&file_path, 4095));
             }
         }
         ("RuntimeDefault" | "Unconfined", Some(file)) => {
-            errors.push(invalid(&file_path, file, "can only be set when AppArmor type is Localhost"));
+            errors.push(invalid(
+                &file_path,
+                file,
+                "can only be set when AppArmor type is Localhost",
+            ));
         }
         ("RuntimeDefault" | "Unconfined", None) => {}
-        ("", _) => errors.push(required(&path.child("type"), "type is required when appArmorProfile is set")),
+        ("", _) => errors.push(required(
+            &path.child("type"),
+            "type is required when appArmorProfile is set",
+        )),
         (other, _) => {
-            errors.push(not_supported(&path.child("type"), other, &["Localhost", "RuntimeDefault", "Unconfined"]));
+            errors.push(not_supported(
+                &path.child("type"),
+                other,
+                &["Localhost", "RuntimeDefault", "Unconfined"],
+            ));
         }
     }
 }
 
-fn validate_windows(options: Option<&WindowsSecurityContextOptions>, path: &Path<'_>, errors: &mut ErrorList) {
+fn validate_windows(
+    options: Option<&WindowsSecurityContextOptions>,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     let Some(options) = options else { return };
     if let Some(spec_name) = &options.gmsa_credential_spec_name {
-        invalid_each(errors, &path.child("gmsaCredentialSpecName"), spec_name, name::dns1123_subdomain(spec_name));
+        invalid_each(
+            errors,
+            &path.child("gmsaCredentialSpecName"),
+            spec_name,
+            name::dns1123_subdomain(spec_name),
+        );
     }
     if let Some(spec) = &options.gmsa_credential_spec {
         let path = path.child("gmsaCredentialSpec");
         if spec.is_empty() {
-            errors.push(invalid(&path, spec, "gmsaCredentialSpec cannot be an empty string"));
+            errors.push(invalid(
+                &path,
+                spec,
+                "gmsaCredentialSpec cannot be an empty string",
+            ));
         } else if spec.len() > 64 * 1024 {
-            errors.push(invalid(&path, spec, "gmsaCredentialSpec size must be under 64 KiB"));
+            errors.push(invalid(
+                &path,
+                spec,
+                "gmsaCredentialSpec size must be under 64 KiB",
+            ));
         }
     }
     if let Some(user_name) = &options.run_as_user_name {
         let path = path.child("runAsUserName");
-        errors.extend(windows_user_complaints(user_name).into_iter().map(|text| invalid(&path, user_name, text)));
+        errors.extend(
+            windows_user_complaints(user_name)
+                .into_iter()
+                .map(|text| invalid(&path, user_name, text)),
+        );
     }
 }
 
@@ -189,38 +332,56 @@ fn windows_user_complaints(text: &str) -> Vec<String> {
     let mut complaints = Vec::new();
     if let Some(domain) = domain {
         if domain.len() >= 256 {
-            complaints.push("runAsUserName's Domain length must be under 256 characters".to_string());
+            complaints
+                .push("runAsUserName's Domain length must be under 256 characters".to_string());
         }
         let net_bios = (1..=15).contains(&domain.chars().count())
             && !domain.starts_with('.')
-            && !domain.chars().any(|character| "\\/:*?\"<>|".contains(character));
+            && !domain
+                .chars()
+                .any(|character| "\\/:*?\"<>|".contains(character));
         let dns = domain.split('.').all(|label| {
             label.len() <= 63
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
                 && !label.is_empty()
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         });
         if !net_bios && !dns {
-            complaints.push("runAsUserName's Domain doesn't match the NetBios nor the DNS format".to_string());
+            complaints.push(
+                "runAsUserName's Domain doesn't match the NetBios nor the DNS format".to_string(),
+            );
         }
     }
     if user.is_empty() {
         complaints.push("runAsUserName's User cannot be empty".to_string());
     } else if user.len() > 104 {
-        complaints.push("runAsUserName's User length must not be longer than 104 characters".to_string());
+        complaints
+            .push("runAsUserName's User length must not be longer than 104 characters".to_string());
     }
     if !user.is_empty() && user.chars().all(|character| matches!(character, '.' | ' ')) {
         complaints.push("runAsUserName's User cannot contain only periods or spaces".to_string());
     }
-    if user.chars().any(|character| "\"/\\:;|=,+*?<>@[]".contains(character)) {
-        complaints.push("runAsUserName's User cannot contain the following characters: \"/\\:;|=,+*?<>@[]".to_string());
+    if user
+        .chars()
+        .any(|character| "\"/\\:;|=,+*?<>@[]".contains(character))
+    {
+        complaints.push(
+            "runAsUserName's User cannot contain the following characters: \"/\\:;|=,+*?<>@[]"
+                .to_string(),
+        );
     }
     complaints
 }
 
 /// Calls `visit` with every container of the pod and its path: init, regular, ephemeral.
-pub(super) fn visit_containers(spec: &PodSpec, path: &Path<'_>, mut visit: impl FnMut(&Container, &Path<'_>)) {
+pub(super) fn visit_containers(
+    spec: &PodSpec,
+    path: &Path<'_>,
+    mut visit: impl FnMut(&Container, &Path<'_>),
+) {
     let init_path = path.child("initContainers");
     for (index, container) in spec.init_containers.iter().flatten().enumerate() {
         visit(container, &init_path.index(index));
@@ -241,13 +402,21 @@ pub(super) fn validate_host_users(spec: &PodSpec, path: &Path<'_>, errors: &mut 
         return;
     }
     const DETAIL: &str = "when `hostUsers` is false";
-    for (field, shared) in [("hostNetwork", spec.host_network), ("HostPID", spec.host_pid), ("HostIPC", spec.host_ipc)] {
+    for (field, shared) in [
+        ("hostNetwork", spec.host_network),
+        ("HostPID", spec.host_pid),
+        ("HostIPC", spec.host_ipc),
+    ] {
         if shared == Some(true) {
             errors.push(forbidden(&path.child(field), DETAIL));
         }
     }
     visit_containers(spec, path, |container, path| {
-        if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
+        if container
+            .volume_devices
+            .as_ref()
+            .is_some_and(|devices| !devices.is_empty())
+        {
             errors.push(forbidden(&path.child("volumeDevices"), DETAIL));
         }
     });
@@ -255,17 +424,29 @@ pub(super) fn validate_host_users(spec: &PodSpec, path: &Path<'_>, errors: &mut 
 
 /// Host-process containers (Windows): all or none, and on the host's network.
 pub(super) fn validate_host_process(spec: &PodSpec, path: &Path<'_>, errors: &mut ErrorList) {
-    let of_pod = spec.security_context.as_ref().and_then(|context| context.windows_options.as_ref()?.host_process);
+    let of_pod = spec
+        .security_context
+        .as_ref()
+        .and_then(|context| context.windows_options.as_ref()?.host_process);
     let (mut container_count, mut host_process_count) = (0, 0);
     visit_containers(spec, path, |container, path| {
         container_count += 1;
-        let own = container.security_context.as_ref().and_then(|context| context.windows_options.as_ref()?.host_process);
+        let own = container
+            .security_context
+            .as_ref()
+            .and_then(|context| context.windows_options.as_ref()?.host_process);
         if let (Some(of_pod), Some(own)) = (of_pod, own)
             && of_pod != own
         {
-            let detail = format!("pod hostProcess value must be identical if both are specified, was {of_pod}");
+            let detail = format!(
+                "pod hostProcess value must be identical if both are specified, was {of_pod}"
+            );
             let context_path = path.child("securityContext");
-            errors.push(invalid(&context_path.child("windowsOptions").child("hostProcess"), &own, detail));
+            errors.push(invalid(
+                &context_path.child("windowsOptions").child("hostProcess"),
+                &own,
+                detail,
+            ));
         }
         host_process_count += u32::from(own.or(of_pod) == Some(true));
     });
@@ -291,16 +472,30 @@ pub(super) fn validate_os(spec: &PodSpec, path: &Path<'_>, errors: &mut ErrorLis
         "linux" => {
             const DETAIL: &str = "windows options cannot be set for a linux pod";
             if context.is_some_and(|context| context.windows_options.is_some()) {
-                errors.push(forbidden(&path.child("securityContext").child("windowsOptions"), DETAIL));
+                errors.push(forbidden(
+                    &path.child("securityContext").child("windowsOptions"),
+                    DETAIL,
+                ));
             }
             visit_containers(spec, path, |container, path| {
-                if container.security_context.as_ref().is_some_and(|context| context.windows_options.is_some()) {
-                    errors.push(forbidden(&path.child("securityContext").child("windowsOptions"), DETAIL));
+                if container
+                    .security_context
+                    .as_ref()
+                    .is_some_and(|context| context.windows_options.is_some())
+                {
+                    errors.push(forbidden(
+                        &path.child("securityContext").child("windowsOptions"),
+                        DETAIL,
+                    ));
                 }
             });
         }
         "windows" => validate_no_linux_fields(spec, path, errors),
-        other => errors.push(not_supported(&path.child("os"), other, &["linux", "windows"])),
+        other => errors.push(not_supported(
+            &path.child("os"),
+            other,
+            &["linux", "windows"],
+        )),
     }
 }
 
@@ -311,7 +506,10 @@ fn validate_no_linux_fields(spec: &PodSpec, path: &Path<'_>, errors: &mut ErrorL
         ("hostUsers", spec.host_users.is_some()),
         ("hostPID", spec.host_pid == Some(true)),
         ("hostIPC", spec.host_ipc == Some(true)),
-        ("shareProcessNamespace", spec.share_process_namespace.is_some()),
+        (
+            "shareProcessNamespace",
+            spec.share_process_namespace.is_some(),
+        ),
     ] {
         if is_set {
             errors.push(forbidden(&path.child(field), DETAIL));
@@ -323,13 +521,28 @@ fn validate_no_linux_fields(spec: &PodSpec, path: &Path<'_>, errors: &mut ErrorL
             ("seLinuxOptions", context.se_linux_options.is_some()),
             ("seccompProfile", context.seccomp_profile.is_some()),
             ("fsGroup", context.fs_group.is_some()),
-            ("fsGroupChangePolicy", context.fs_group_change_policy.is_some()),
-            ("sysctls", context.sysctls.as_ref().is_some_and(|sysctls| !sysctls.is_empty())),
+            (
+                "fsGroupChangePolicy",
+                context.fs_group_change_policy.is_some(),
+            ),
+            (
+                "sysctls",
+                context
+                    .sysctls
+                    .as_ref()
+                    .is_some_and(|sysctls| !sysctls.is_empty()),
+            ),
             ("runAsUser", context.run_as_user.is_some()),
             ("runAsGroup", context.run_as_group.is_some()),
             ("supplementalGroups", context.supplemental_groups.is_some()),
-            ("supplementalGroupsPolicy", context.supplemental_groups_policy.is_some()),
-            ("seLinuxChangePolicy", context.se_linux_change_policy.is_some()),
+            (
+                "supplementalGroupsPolicy",
+                context.supplemental_groups_policy.is_some(),
+            ),
+            (
+                "seLinuxChangePolicy",
+                context.se_linux_change_policy.is_some(),
+            ),
         ] {
             if is_set {
                 errors.push(forbidden(&context_path.child(field), DETAIL));
@@ -337,16 +550,24 @@ fn validate_no_linux_fields(spec: &PodSpec, path: &Path<'_>, errors: &mut ErrorL
         }
     }
     visit_containers(spec, path, |container, path| {
-        let Some(context) = &container.security_context else { return };
+        let Some(context) = &container.security_context else {
+            return;
+        };
         let path = path.child("securityContext");
         for (field, is_set) in [
             ("appArmorProfile", context.app_armor_profile.is_some()),
             ("seLinuxOptions", context.se_linux_options.is_some()),
             ("seccompProfile", context.seccomp_profile.is_some()),
             ("capabilities", context.capabilities.is_some()),
-            ("readOnlyRootFilesystem", context.read_only_root_filesystem.is_some()),
+            (
+                "readOnlyRootFilesystem",
+                context.read_only_root_filesystem.is_some(),
+            ),
             ("privileged", context.privileged.is_some()),
-            ("allowPrivilegeEscalation", context.allow_privilege_escalation.is_some()),
+            (
+                "allowPrivilegeEscalation",
+                context.allow_privilege_escalation.is_some(),
+            ),
             ("procMount", context.proc_mount.is_some()),
             ("runAsUser", context.run_as_user.is_some()),
             ("runAsGroup", context.run_as_group.is_some()),
@@ -375,17 +596,29 @@ pub(super) fn validate_annotations(
                 "runtime/default" | "docker/default" | "unconfined" => {}
                 profile => match profile.strip_prefix("localhost/") {
                     Some(file) => validate_local_descending_path(file, &path.child(key), errors),
-                    None => errors.push(invalid(&path.child(key), profile, "must be a valid seccomp profile")),
+                    None => errors.push(invalid(
+                        &path.child(key),
+                        profile,
+                        "must be a valid seccomp profile",
+                    )),
                 },
             }
         }
         if let Some(container_name) = key.strip_prefix(APP_ARMOR_PREFIX) {
             let mut found = false;
-            visit_containers(spec, path, |container, _| found |= container.name == container_name);
+            visit_containers(spec, path, |container, _| {
+                found |= container.name == container_name
+            });
             if !found {
-                errors.push(invalid(&path.key(key), container_name, "container not found"));
+                errors.push(invalid(
+                    &path.key(key),
+                    container_name,
+                    "container not found",
+                ));
             }
-            if !matches!(profile.as_str(), "" | "runtime/default" | "unconfined") && !profile.starts_with("localhost/") {
+            if !matches!(profile.as_str(), "" | "runtime/default" | "unconfined")
+                && !profile.starts_with("localhost/")
+            {
                 let detail = format!("invalid AppArmor profile name: {profile:?}");
                 errors.push(invalid(&path.key(key), profile, detail));
             }
@@ -405,7 +638,15 @@ pub(super) fn validate_annotations_match(
     if let (Some(profile), Some(annotation)) = (seccomp_of_pod, annotations.get(SECCOMP_POD)) {
         let path = path.child("securityContext");
         let default = &["runtime/default", "docker/default"];
-        validate_profile_match("seccomp", &profile.type_, profile.localhost_profile.as_deref(), default, annotation, &path.child("seccompProfile"), errors);
+        validate_profile_match(
+            "seccomp",
+            &profile.type_,
+            profile.localhost_profile.as_deref(),
+            default,
+            annotation,
+            &path.child("seccompProfile"),
+            errors,
+        );
     }
     let windows = spec.os.as_ref().is_some_and(|os| os.name == "windows");
     let app_armor_of_pod = of_pod.and_then(|context| context.app_armor_profile.as_ref());
@@ -413,13 +654,38 @@ pub(super) fn validate_annotations_match(
         let context = container.security_context.as_ref();
         let path = path.child("securityContext");
         let seccomp = context.and_then(|context| context.seccomp_profile.as_ref());
-        if let (Some(profile), Some(annotation)) = (seccomp, annotations.get(&format!("{SECCOMP_CONTAINER_PREFIX}{}", container.name))) {
+        if let (Some(profile), Some(annotation)) = (
+            seccomp,
+            annotations.get(&format!("{SECCOMP_CONTAINER_PREFIX}{}", container.name)),
+        ) {
             let default = &["runtime/default", "docker/default"];
-            validate_profile_match("seccomp", &profile.type_, profile.localhost_profile.as_deref(), default, annotation, &path.child("seccompProfile"), errors);
+            validate_profile_match(
+                "seccomp",
+                &profile.type_,
+                profile.localhost_profile.as_deref(),
+                default,
+                annotation,
+                &path.child("seccompProfile"),
+                errors,
+            );
         }
-        let app_armor = context.and_then(|context| context.app_armor_profile.as_ref()).or(app_armor_of_pod);
-        if let (Some(profile), Some(annotation), false) = (app_armor, annotations.get(&format!("{APP_ARMOR_PREFIX}{}", container.name)), windows) {
-            validate_profile_match("apparmor", &profile.type_, profile.localhost_profile.as_deref(), &["runtime/default"], annotation, &path.child("appArmorProfile"), errors);
+        let app_armor = context
+            .and_then(|context| context.app_armor_profile.as_ref())
+            .or(app_armor_of_pod);
+        if let (Some(profile), Some(annotation), false) = (
+            app_armor,
+            annotations.get(&format!("{APP_ARMOR_PREFIX}{}", container.name)),
+            windows,
+        ) {
+            validate_profile_match(
+                "apparmor",
+                &profile.type_,
+                profile.localhost_profile.as_deref(),
+                &["runtime/default"],
+                annotation,
+                &path.child("appArmorProfile"),
+                errors,
+            );
         }
     });
 }
@@ -440,9 +706,15 @@ fn validate_profile_match(
         _ => true,
     };
     if !types_match {
-        errors.push(forbidden(&path.child("type"), format!("{what} type in annotation and field must match")));
+        errors.push(forbidden(
+            &path.child("type"),
+            format!("{what} type in annotation and field must match"),
+        ));
     } else if type_ == "Localhost" && annotation.strip_prefix("localhost/") != file {
-        errors.push(forbidden(&path.child("localhostProfile"), format!("{what} profile in annotation and field must match")));
+        errors.push(forbidden(
+            &path.child("localhostProfile"),
+            format!("{what} profile in annotation and field must match"),
+        ));
     }
 }
 

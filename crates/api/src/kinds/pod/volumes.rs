@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    AzureDiskVolumeSource, CSIVolumeSource, ClusterTrustBundleProjection, DownwardAPIVolumeFile, FCVolumeSource,
-    ISCSIVolumeSource, KeyToPath, PersistentVolumeClaimSpec, PersistentVolumeClaimTemplate, PodCertificateProjection,
-    ProjectedVolumeSource, QuobyteVolumeSource, Volume, VolumeProjection,
+    AzureDiskVolumeSource, CSIVolumeSource, ClusterTrustBundleProjection, DownwardAPIVolumeFile,
+    FCVolumeSource, ISCSIVolumeSource, KeyToPath, PersistentVolumeClaimSpec,
+    PersistentVolumeClaimTemplate, PodCertificateProjection, ProjectedVolumeSource,
+    QuobyteVolumeSource, Volume, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -39,7 +40,12 @@ pub(super) fn validate_all<'a>(
         if volume.name.is_empty() {
             errors.push(required(&path.child("name"), ""));
         } else {
-            invalid_each(errors, &path.child("name"), &volume.name, name::dns1123_label(&volume.name));
+            invalid_each(
+                errors,
+                &path.child("name"),
+                &volume.name,
+                name::dns1123_label(&volume.name),
+            );
         }
         if good.contains_key(volume.name.as_str()) {
             errors.push(duplicate(&path.child("name"), &volume.name));
@@ -48,8 +54,14 @@ pub(super) fn validate_all<'a>(
             good.insert(volume.name.as_str(), volume);
         }
         // A claim that will be made for an ephemeral volume cannot be claimed by another.
-        if let Some(claim) = volume.persistent_volume_claim.as_ref().filter(|_| !pod_name.is_empty())
-            && volumes.iter().any(|other| other.ephemeral.is_some() && claim.claim_name == format!("{pod_name}-{}", other.name))
+        if let Some(claim) = volume
+            .persistent_volume_claim
+            .as_ref()
+            .filter(|_| !pod_name.is_empty())
+            && volumes.iter().any(|other| {
+                other.ephemeral.is_some()
+                    && claim.claim_name == format!("{pod_name}-{}", other.name)
+            })
         {
             errors.push(invalid(
                 &path.child("persistentVolumeClaim").child("claimName"),
@@ -80,14 +92,20 @@ impl Sources<'_, '_> {
         let Some(source) = source else { return };
         self.count += 1;
         if self.count > 1 {
-            self.errors.push(forbidden(&self.path.child(name_of_extra), ONE_TYPE));
+            self.errors
+                .push(forbidden(&self.path.child(name_of_extra), ONE_TYPE));
         } else {
             validate(source, &self.path.child(field), self.errors);
         }
     }
 
     /// A source whose only rule is that some texts are not empty.
-    fn texts<'s, S>(&mut self, source: Option<&'s S>, field: &'static str, texts: impl FnOnce(&'s S) -> Vec<(&'static str, &'s str)>) {
+    fn texts<'s, S>(
+        &mut self,
+        source: Option<&'s S>,
+        field: &'static str,
+        texts: impl FnOnce(&'s S) -> Vec<(&'static str, &'s str)>,
+    ) {
         self.check(source, field, field, |_, _, _| {});
         if self.count > 1 {
             return;
@@ -103,50 +121,113 @@ impl Sources<'_, '_> {
     }
 }
 
-fn validate_source(volume: &Volume, pod_name: &str, is_pod: bool, path: &Path<'_>, errors: &mut ErrorList) {
-    let mut sources = Sources { count: 0, path, errors };
-    sources.check(volume.empty_dir.as_ref(), "emptyDir", "emptyDir", |source, path, errors| {
-        if source.size_limit.as_ref().is_some_and(|limit| amount(limit).is_negative()) {
-            errors.push(forbidden(&path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity"));
-        }
-    });
-    sources.check(volume.host_path.as_ref(), "hostPath", "hostPath", |source, path, errors| {
-        if source.path.is_empty() {
-            errors.push(required(&path.child("path"), ""));
-            return;
-        }
-        validate_no_backsteps(&source.path, &path.child("path"), errors);
-        const TYPES: &[&str] =
-            &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
-        if let Some(type_) = source.type_.as_deref().filter(|type_| !TYPES.contains(type_)) {
-            errors.push(not_supported(&path.child("type"), type_, TYPES));
-        }
-    });
-    sources.check(volume.git_repo.as_ref(), "gitRepo", "gitRepo", |source, path, errors| {
-        if source.repository.is_empty() {
-            errors.push(required(&path.child("repository"), ""));
-        }
-        validate_local_descending_path(source.directory.as_deref().unwrap_or(""), &path.child("directory"), errors);
-    });
-    sources.check(volume.gce_persistent_disk.as_ref(), "persistentDisk", "gcePersistentDisk", |source, path, errors| {
-        if source.pd_name.is_empty() {
-            errors.push(required(&path.child("pdName"), ""));
-        }
-        validate_partition(source.partition, path, errors);
-    });
-    sources.check(volume.aws_elastic_block_store.as_ref(), "awsElasticBlockStore", "awsElasticBlockStore", |source, path, errors| {
-        if source.volume_id.is_empty() {
-            errors.push(required(&path.child("volumeID"), ""));
-        }
-        validate_partition(source.partition, path, errors);
-    });
-    sources.check(volume.secret.as_ref(), "secret", "secret", |source, path, errors| {
-        if source.secret_name.as_deref().unwrap_or("").is_empty() {
-            errors.push(required(&path.child("secretName"), ""));
-        }
-        validate_mode(source.default_mode, &path.child("defaultMode"), errors);
-        validate_items(slice(&source.items), &path.child("items"), errors);
-    });
+fn validate_source(
+    volume: &Volume,
+    pod_name: &str,
+    is_pod: bool,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
+    let mut sources = Sources {
+        count: 0,
+        path,
+        errors,
+    };
+    sources.check(
+        volume.empty_dir.as_ref(),
+        "emptyDir",
+        "emptyDir",
+        |source, path, errors| {
+            if source
+                .size_limit
+                .as_ref()
+                .is_some_and(|limit| amount(limit).is_negative())
+            {
+                errors.push(forbidden(
+                    &path.child("sizeLimit"),
+                    "SizeLimit field must be a valid resource quantity",
+                ));
+            }
+        },
+    );
+    sources.check(
+        volume.host_path.as_ref(),
+        "hostPath",
+        "hostPath",
+        |source, path, errors| {
+            if source.path.is_empty() {
+                errors.push(required(&path.child("path"), ""));
+                return;
+            }
+            validate_no_backsteps(&source.path, &path.child("path"), errors);
+            const TYPES: &[&str] = &[
+                "",
+                "BlockDevice",
+                "CharDevice",
+                "Directory",
+                "DirectoryOrCreate",
+                "File",
+                "FileOrCreate",
+                "Socket",
+            ];
+            if let Some(type_) = source
+                .type_
+                .as_deref()
+                .filter(|type_| !TYPES.contains(type_))
+            {
+                errors.push(not_supported(&path.child("type"), type_, TYPES));
+            }
+        },
+    );
+    sources.check(
+        volume.git_repo.as_ref(),
+        "gitRepo",
+        "gitRepo",
+        |source, path, errors| {
+            if source.repository.is_empty() {
+                errors.push(required(&path.child("repository"), ""));
+            }
+            validate_local_descending_path(
+                source.directory.as_deref().unwrap_or(""),
+                &path.child("directory"),
+                errors,
+            );
+        },
+    );
+    sources.check(
+        volume.gce_persistent_disk.as_ref(),
+        "persistentDisk",
+        "gcePersistentDisk",
+        |source, path, errors| {
+            if source.pd_name.is_empty() {
+                errors.push(required(&path.child("pdName"), ""));
+            }
+            validate_partition(source.partition, path, errors);
+        },
+    );
+    sources.check(
+        volume.aws_elastic_block_store.as_ref(),
+        "awsElasticBlockStore",
+        "awsElasticBlockStore",
+        |source, path, errors| {
+            if source.volume_id.is_empty() {
+                errors.push(required(&path.child("volumeID"), ""));
+            }
+            validate_partition(source.partition, path, errors);
+        },
+    );
+    sources.check(
+        volume.secret.as_ref(),
+        "secret",
+        "secret",
+        |source, path, errors| {
+            if source.secret_name.as_deref().unwrap_or("").is_empty() {
+                errors.push(required(&path.child("secretName"), ""));
+            }
+            validate_mode(source.default_mode, &path.child("defaultMode"), errors);
+            validate_items(slice(&source.items), &path.child("items"), errors);
+        },
+    );
     sources.check(volume.nfs.as_ref(), "nfs", "nfs", |source, path, errors| {
         for (field, text) in [("server", &source.server), ("path", &source.path)] {
             if text.is_empty() {
@@ -154,95 +235,216 @@ fn validate_source(volume: &Volume, pod_name: &str, is_pod: bool, path: &Path<'_
             }
         }
         if !source.path.starts_with('/') {
-            errors.push(invalid(&path.child("path"), &source.path, "must be an absolute path"));
+            errors.push(invalid(
+                &path.child("path"),
+                &source.path,
+                "must be an absolute path",
+            ));
         }
     });
     sources.check(volume.iscsi.as_ref(), "iscsi", "iscsi", validate_iscsi);
-    if let Some(source) = volume.iscsi.as_ref().filter(|source| source.initiator_name.is_some())
+    if let Some(source) = volume
+        .iscsi
+        .as_ref()
+        .filter(|source| source.initiator_name.is_some())
         && volume.name.len() + 1 + source.target_portal.len() > 64
     {
         let detail = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
-        sources.errors.push(invalid(&path.child("name"), &volume.name, detail));
+        sources
+            .errors
+            .push(invalid(&path.child("name"), &volume.name, detail));
     }
-    sources.texts(volume.glusterfs.as_ref(), "glusterfs", |source| vec![("endpoints", &source.endpoints), ("path", &source.path)]);
-    sources.check(volume.flocker.as_ref(), "flocker", "flocker", |source, path, errors| {
-        let (name, uuid) = (source.dataset_name.as_deref().unwrap_or(""), source.dataset_uuid.as_deref().unwrap_or(""));
-        if name.is_empty() && uuid.is_empty() {
-            errors.push(required(path, "one of datasetName and datasetUUID is required"));
-        }
-        if !name.is_empty() && !uuid.is_empty() {
-            errors.push(invalid(path, "resource", "datasetName and datasetUUID can not be specified simultaneously"));
-        }
-        if name.contains('/') {
-            errors.push(invalid(&path.child("datasetName"), name, "must not contain '/'"));
-        }
+    sources.texts(volume.glusterfs.as_ref(), "glusterfs", |source| {
+        vec![("endpoints", &source.endpoints), ("path", &source.path)]
     });
-    sources.texts(volume.persistent_volume_claim.as_ref(), "persistentVolumeClaim", |source| vec![("claimName", &source.claim_name)]);
-    sources.texts(volume.rbd.as_ref(), "rbd", |source| {
-        vec![("monitors", source.monitors.first().map_or("", |_| "set")), ("image", &source.image)]
-    });
-    sources.check(volume.cinder.as_ref(), "cinder", "cinder", |source, path, errors| {
-        if source.volume_id.is_empty() {
-            errors.push(required(&path.child("volumeID"), ""));
-        }
-        if source.secret_ref.as_ref().is_some_and(|reference| reference.name.is_empty()) {
-            errors.push(required(&path.child("secretRef").child("name"), ""));
-        }
-    });
-    sources.check(volume.cephfs.as_ref(), "cephfs", "cephFS", |source, path, errors| {
-        if source.monitors.is_empty() {
-            errors.push(required(&path.child("monitors"), ""));
-        }
-    });
-    sources.check(volume.quobyte.as_ref(), "quobyte", "quobyte", validate_quobyte);
-    sources.check(volume.downward_api.as_ref(), "downwardAPI", "downwarAPI", |source, path, errors| {
-        validate_mode(source.default_mode, &path.child("defaultMode"), errors);
-        for file in source.items.iter().flatten() {
-            validate_downward_file(file, path, errors);
-        }
-    });
-    sources.check(volume.fc.as_ref(), "fc", "fc", validate_fc);
-    sources.check(volume.flex_volume.as_ref(), "flexVolume", "flexVolume", |source, path, errors| {
-        if source.driver.is_empty() {
-            errors.push(required(&path.child("driver"), ""));
-        }
-        for key in source.options.iter().flatten().map(|(key, _)| key) {
-            let domain = format!(".{}", key.split_once('/').map_or(key.as_str(), |(domain, _)| domain).to_lowercase());
-            if domain.ends_with(".kubernetes.io") || domain.ends_with(".k8s.io") {
-                let detail = "kubernetes.io and k8s.io namespaces are reserved";
-                errors.push(invalid(&path.child("options").key(key), key, detail));
+    sources.check(
+        volume.flocker.as_ref(),
+        "flocker",
+        "flocker",
+        |source, path, errors| {
+            let (name, uuid) = (
+                source.dataset_name.as_deref().unwrap_or(""),
+                source.dataset_uuid.as_deref().unwrap_or(""),
+            );
+            if name.is_empty() && uuid.is_empty() {
+                errors.push(required(
+                    path,
+                    "one of datasetName and datasetUUID is required",
+                ));
             }
-        }
+            if !name.is_empty() && !uuid.is_empty() {
+                errors.push(invalid(
+                    path,
+                    "resource",
+                    "datasetName and datasetUUID can not be specified simultaneously",
+                ));
+            }
+            if name.contains('/') {
+                errors.push(invalid(
+                    &path.child("datasetName"),
+                    name,
+                    "must not contain '/'",
+                ));
+            }
+        },
+    );
+    sources.texts(
+        volume.persistent_volume_claim.as_ref(),
+        "persistentVolumeClaim",
+        |source| vec![("claimName", &source.claim_name)],
+    );
+    sources.texts(volume.rbd.as_ref(), "rbd", |source| {
+        vec![
+            ("monitors", source.monitors.first().map_or("", |_| "set")),
+            ("image", &source.image),
+        ]
     });
-    sources.check(volume.config_map.as_ref(), "configMap", "configMap", |source, path, errors| {
-        if source.name.is_empty() {
-            errors.push(required(&path.child("name"), ""));
-        }
-        validate_mode(source.default_mode, &path.child("defaultMode"), errors);
-        validate_items(slice(&source.items), &path.child("items"), errors);
-    });
+    sources.check(
+        volume.cinder.as_ref(),
+        "cinder",
+        "cinder",
+        |source, path, errors| {
+            if source.volume_id.is_empty() {
+                errors.push(required(&path.child("volumeID"), ""));
+            }
+            if source
+                .secret_ref
+                .as_ref()
+                .is_some_and(|reference| reference.name.is_empty())
+            {
+                errors.push(required(&path.child("secretRef").child("name"), ""));
+            }
+        },
+    );
+    sources.check(
+        volume.cephfs.as_ref(),
+        "cephfs",
+        "cephFS",
+        |source, path, errors| {
+            if source.monitors.is_empty() {
+                errors.push(required(&path.child("monitors"), ""));
+            }
+        },
+    );
+    sources.check(
+        volume.quobyte.as_ref(),
+        "quobyte",
+        "quobyte",
+        validate_quobyte,
+    );
+    sources.check(
+        volume.downward_api.as_ref(),
+        "downwardAPI",
+        "downwarAPI",
+        |source, path, errors| {
+            validate_mode(source.default_mode, &path.child("defaultMode"), errors);
+            for file in source.items.iter().flatten() {
+                validate_downward_file(file, path, errors);
+            }
+        },
+    );
+    sources.check(volume.fc.as_ref(), "fc", "fc", validate_fc);
+    sources.check(
+        volume.flex_volume.as_ref(),
+        "flexVolume",
+        "flexVolume",
+        |source, path, errors| {
+            if source.driver.is_empty() {
+                errors.push(required(&path.child("driver"), ""));
+            }
+            for key in source.options.iter().flatten().map(|(key, _)| key) {
+                let domain = format!(
+                    ".{}",
+                    key.split_once('/')
+                        .map_or(key.as_str(), |(domain, _)| domain)
+                        .to_lowercase()
+                );
+                if domain.ends_with(".kubernetes.io") || domain.ends_with(".k8s.io") {
+                    let detail = "kubernetes.io and k8s.io namespaces are reserved";
+                    errors.push(invalid(&path.child("options").key(key), key, detail));
+                }
+            }
+        },
+    );
+    sources.check(
+        volume.config_map.as_ref(),
+        "configMap",
+        "configMap",
+        |source, path, errors| {
+            if source.name.is_empty() {
+                errors.push(required(&path.child("name"), ""));
+            }
+            validate_mode(source.default_mode, &path.child("defaultMode"), errors);
+            validate_items(slice(&source.items), &path.child("items"), errors);
+        },
+    );
     sources.texts(volume.azure_file.as_ref(), "azureFile", |source| {
-        vec![("secretName", &source.secret_name), ("shareName", &source.share_name)]
+        vec![
+            ("secretName", &source.secret_name),
+            ("shareName", &source.share_name),
+        ]
     });
-    sources.texts(volume.vsphere_volume.as_ref(), "vsphereVolume", |source| vec![("volumePath", &source.volume_path)]);
-    sources.texts(volume.photon_persistent_disk.as_ref(), "photonPersistentDisk", |source| vec![("pdID", &source.pd_id)]);
-    sources.texts(volume.portworx_volume.as_ref(), "portworxVolume", |source| vec![("volumeID", &source.volume_id)]);
-    sources.check(volume.azure_disk.as_ref(), "azureDisk", "azureDisk", validate_azure_disk);
-    sources.check(volume.storageos.as_ref(), "storageos", "storageos", |source, path, errors| {
-        let (name, namespace) = (source.volume_name.as_deref().unwrap_or(""), source.volume_namespace.as_deref().unwrap_or(""));
-        if name.is_empty() {
-            errors.push(required(&path.child("volumeName"), ""));
-        } else {
-            invalid_each(errors, &path.child("volumeName"), name, name::dns1123_label(name));
-        }
-        if !namespace.is_empty() {
-            invalid_each(errors, &path.child("volumeNamespace"), namespace, name::dns1123_label(namespace));
-        }
-        if source.secret_ref.as_ref().is_some_and(|reference| reference.name.is_empty()) {
-            errors.push(required(&path.child("secretRef").child("name"), ""));
-        }
+    sources.texts(volume.vsphere_volume.as_ref(), "vsphereVolume", |source| {
+        vec![("volumePath", &source.volume_path)]
     });
-    sources.check(volume.projected.as_ref(), "projected", "projected", validate_projected);
+    sources.texts(
+        volume.photon_persistent_disk.as_ref(),
+        "photonPersistentDisk",
+        |source| vec![("pdID", &source.pd_id)],
+    );
+    sources.texts(
+        volume.portworx_volume.as_ref(),
+        "portworxVolume",
+        |source| vec![("volumeID", &source.volume_id)],
+    );
+    sources.check(
+        volume.azure_disk.as_ref(),
+        "azureDisk",
+        "azureDisk",
+        validate_azure_disk,
+    );
+    sources.check(
+        volume.storageos.as_ref(),
+        "storageos",
+        "storageos",
+        |source, path, errors| {
+            let (name, namespace) = (
+                source.volume_name.as_deref().unwrap_or(""),
+                source.volume_namespace.as_deref().unwrap_or(""),
+            );
+            if name.is_empty() {
+                errors.push(required(&path.child("volumeName"), ""));
+            } else {
+                invalid_each(
+                    errors,
+                    &path.child("volumeName"),
+                    name,
+                    name::dns1123_label(name),
+                );
+            }
+            if !namespace.is_empty() {
+                invalid_each(
+                    errors,
+                    &path.child("volumeNamespace"),
+                    namespace,
+                    name::dns1123_label(namespace),
+                );
+            }
+            if source
+                .secret_ref
+                .as_ref()
+                .is_some_and(|reference| reference.name.is_empty())
+            {
+                errors.push(required(&path.child("secretRef").child("name"), ""));
+            }
+        },
+    );
+    sources.check(
+        volume.projected.as_ref(),
+        "projected",
+        "projected",
+        validate_projected,
+    );
     sources.texts(volume.scale_io.as_ref(), "scaleIO", |source| {
         vec![
             ("gateway", &source.gateway),
@@ -251,25 +453,45 @@ fn validate_source(volume: &Volume, pod_name: &str, is_pod: bool, path: &Path<'_
         ]
     });
     sources.check(volume.csi.as_ref(), "csi", "csi", validate_csi);
-    sources.check(volume.ephemeral.as_ref(), "ephemeral", "ephemeral", |source, path, errors| {
-        match &source.volume_claim_template {
+    sources.check(
+        volume.ephemeral.as_ref(),
+        "ephemeral",
+        "ephemeral",
+        |source, path, errors| match &source.volume_claim_template {
             None => errors.push(required(&path.child("volumeClaimTemplate"), "")),
-            Some(template) => validate_claim_template(template, &path.child("volumeClaimTemplate"), errors),
-        }
-    });
-    if sources.count == 1 && volume.ephemeral.is_some() && !pod_name.is_empty() && !volume.name.is_empty() {
+            Some(template) => {
+                validate_claim_template(template, &path.child("volumeClaimTemplate"), errors)
+            }
+        },
+    );
+    if sources.count == 1
+        && volume.ephemeral.is_some()
+        && !pod_name.is_empty()
+        && !volume.name.is_empty()
+    {
         let claim = format!("{pod_name}-{}", volume.name);
         for complaint in name::dns1123_subdomain(&claim) {
             let detail = format!("PVC name {claim:?}: {complaint}");
-            sources.errors.push(invalid(&path.child("name"), &volume.name, detail));
+            sources
+                .errors
+                .push(invalid(&path.child("name"), &volume.name, detail));
         }
     }
-    sources.check(volume.image.as_ref(), "image", "image", |source, path, errors| {
-        if is_pod && source.reference.as_deref().unwrap_or("").is_empty() {
-            errors.push(required(&path.child("reference"), ""));
-        }
-        validate_pull_policy(source.pull_policy.as_deref(), &path.child("pullPolicy"), errors);
-    });
+    sources.check(
+        volume.image.as_ref(),
+        "image",
+        "image",
+        |source, path, errors| {
+            if is_pod && source.reference.as_deref().unwrap_or("").is_empty() {
+                errors.push(required(&path.child("reference"), ""));
+            }
+            validate_pull_policy(
+                source.pull_policy.as_deref(),
+                &path.child("pullPolicy"),
+                errors,
+            );
+        },
+    );
     if sources.count == 0 {
         errors.push(required(path, "must specify a volume type"));
     }
@@ -277,7 +499,11 @@ fn validate_source(volume: &Volume, pod_name: &str, is_pod: bool, path: &Path<'_
 
 fn validate_partition(partition: Option<i32>, path: &Path<'_>, errors: &mut ErrorList) {
     if let Some(partition) = partition.filter(|partition| !(0..=255).contains(partition)) {
-        errors.push(invalid(&path.child("partition"), &partition, name::range_complaint(1, 255)));
+        errors.push(invalid(
+            &path.child("partition"),
+            &partition,
+            name::range_complaint(1, 255),
+        ));
     }
 }
 
@@ -334,23 +560,51 @@ fn validate_iscsi(source: &ISCSIVolumeSource, path: &Path<'_>, errors: &mut Erro
     }
     if source.iqn.is_empty() {
         errors.push(required(&path.child("iqn"), ""));
-    } else if !["iqn", "eui", "naa"].iter().any(|prefix| source.iqn.starts_with(prefix)) {
-        errors.push(invalid(&path.child("iqn"), &source.iqn, "must be valid format starting with iqn, eui, or naa"));
+    } else if !["iqn", "eui", "naa"]
+        .iter()
+        .any(|prefix| source.iqn.starts_with(prefix))
+    {
+        errors.push(invalid(
+            &path.child("iqn"),
+            &source.iqn,
+            "must be valid format starting with iqn, eui, or naa",
+        ));
     } else if !is_iscsi_name(&source.iqn) {
-        errors.push(invalid(&path.child("iqn"), &source.iqn, "must be valid format"));
+        errors.push(invalid(
+            &path.child("iqn"),
+            &source.iqn,
+            "must be valid format",
+        ));
     }
     if !(0..=255).contains(&source.lun) {
-        errors.push(invalid(&path.child("lun"), &source.lun, name::range_complaint(0, 255)));
+        errors.push(invalid(
+            &path.child("lun"),
+            &source.lun,
+            name::range_complaint(0, 255),
+        ));
     }
-    let uses_chap = source.chap_auth_discovery == Some(true) || source.chap_auth_session == Some(true);
+    let uses_chap =
+        source.chap_auth_discovery == Some(true) || source.chap_auth_session == Some(true);
     if uses_chap && source.secret_ref.is_none() {
         errors.push(required(&path.child("secretRef"), ""));
     }
-    if source.secret_ref.as_ref().is_some_and(|reference| reference.name.is_empty()) {
+    if source
+        .secret_ref
+        .as_ref()
+        .is_some_and(|reference| reference.name.is_empty())
+    {
         errors.push(required(&path.child("secretRef").child("name"), ""));
     }
-    if let Some(initiator) = source.initiator_name.as_deref().filter(|initiator| !is_iscsi_name(initiator)) {
-        errors.push(invalid(&path.child("initiatorname"), initiator, "must be valid format"));
+    if let Some(initiator) = source
+        .initiator_name
+        .as_deref()
+        .filter(|initiator| !is_iscsi_name(initiator))
+    {
+        errors.push(invalid(
+            &path.child("initiatorname"),
+            initiator,
+            "must be valid format",
+        ));
     }
 }
 
@@ -359,37 +613,63 @@ fn is_iscsi_name(text: &str) -> bool {
     let fixed = |prefix: &str, length: usize| {
         text.strip_prefix(prefix)
             .and_then(|rest| rest.char_indices().nth(1).map(|(index, _)| &rest[index..]))
-            .is_some_and(|rest| rest.len() == length && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+            .is_some_and(|rest| {
+                rest.len() == length && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            })
     };
     if text.starts_with("eui") || text.starts_with("naa") {
         return fixed("eui", 16) || fixed("naa", 32);
     }
-    let Some(rest) = text.strip_prefix("iqn.") else { return false };
-    let Some((authority, target)) = rest.split_once(':') else { return false };
+    let Some(rest) = text.strip_prefix("iqn.") else {
+        return false;
+    };
+    let Some((authority, target)) = rest.split_once(':') else {
+        return false;
+    };
     let bytes = authority.as_bytes();
     let dated = bytes.len() > 8
         && bytes[..4].iter().all(u8::is_ascii_digit)
         && bytes[4] == b'-'
         && bytes[5..7].iter().all(u8::is_ascii_digit)
         && bytes[7] == b'.'
-        && bytes[8..].iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
-    dated && !target.is_empty() && !target.chars().any(|c| ",;*&$|".contains(c) || c.is_ascii_whitespace())
+        && bytes[8..]
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
+    dated
+        && !target.is_empty()
+        && !target
+            .chars()
+            .any(|c| ",;*&$|".contains(c) || c.is_ascii_whitespace())
 }
 
 fn validate_fc(source: &FCVolumeSource, path: &Path<'_>, errors: &mut ErrorList) {
     let (targets, ids) = (slice(&source.target_wwns), slice(&source.wwids));
     let targets_path = path.child("targetWWNs");
     if targets.is_empty() && ids.is_empty() {
-        errors.push(required(&targets_path, "must specify either targetWWNs or wwids, but not both"));
+        errors.push(required(
+            &targets_path,
+            "must specify either targetWWNs or wwids, but not both",
+        ));
     }
     if !targets.is_empty() && !ids.is_empty() {
-        errors.push(invalid(&targets_path, targets, "targetWWNs and wwids can not be specified simultaneously"));
+        errors.push(invalid(
+            &targets_path,
+            targets,
+            "targetWWNs and wwids can not be specified simultaneously",
+        ));
     }
     if !targets.is_empty() {
         match source.lun {
-            None => errors.push(required(&path.child("lun"), "lun is required if targetWWNs is specified")),
+            None => errors.push(required(
+                &path.child("lun"),
+                "lun is required if targetWWNs is specified",
+            )),
             Some(lun) if !(0..=255).contains(&lun) => {
-                errors.push(invalid(&path.child("lun"), &lun, name::range_complaint(0, 255)));
+                errors.push(invalid(
+                    &path.child("lun"),
+                    &lun,
+                    name::range_complaint(0, 255),
+                ));
             }
             Some(_) => {}
         }
@@ -400,8 +680,15 @@ fn validate_quobyte(source: &QuobyteVolumeSource, path: &Path<'_>, errors: &mut 
     const PAIRS: &str = "must be a host:port pair or multiple pairs separated by commas";
     if source.registry.is_empty() {
         errors.push(required(&path.child("registry"), PAIRS));
-    } else if source.tenant.as_ref().is_some_and(|tenant| tenant.len() >= 65) {
-        errors.push(required(&path.child("tenant"), "must be a UUID and may not exceed a length of 64 characters"));
+    } else if source
+        .tenant
+        .as_ref()
+        .is_some_and(|tenant| tenant.len() >= 65)
+    {
+        errors.push(required(
+            &path.child("tenant"),
+            "must be a UUID and may not exceed a length of 64 characters",
+        ));
     } else {
         for pair in source.registry.split(',') {
             let good = pair.rsplit_once(':').is_some_and(|(host, _)| {
@@ -418,17 +705,26 @@ fn validate_quobyte(source: &QuobyteVolumeSource, path: &Path<'_>, errors: &mut 
 }
 
 fn validate_azure_disk(source: &AzureDiskVolumeSource, path: &Path<'_>, errors: &mut ErrorList) {
-    for (field, text) in [("diskName", &source.disk_name), ("diskURI", &source.disk_uri)] {
+    for (field, text) in [
+        ("diskName", &source.disk_name),
+        ("diskURI", &source.disk_uri),
+    ] {
         if text.is_empty() {
             errors.push(required(&path.child(field), ""));
         }
     }
     const MODES: &[&str] = &["None", "ReadOnly", "ReadWrite"];
     const KINDS: &[&str] = &["Dedicated", "Managed", "Shared"];
-    if let Some(mode) = source.caching_mode.as_deref().filter(|mode| !MODES.contains(mode)) {
+    if let Some(mode) = source
+        .caching_mode
+        .as_deref()
+        .filter(|mode| !MODES.contains(mode))
+    {
         errors.push(not_supported(&path.child("cachingMode"), mode, MODES));
     }
-    let Some(kind) = source.kind.as_deref() else { return };
+    let Some(kind) = source.kind.as_deref() else {
+        return;
+    };
     if !KINDS.contains(&kind) {
         errors.push(not_supported(&path.child("kind"), kind, KINDS));
     }
@@ -438,10 +734,17 @@ fn validate_azure_disk(source: &AzureDiskVolumeSource, path: &Path<'_>, errors: 
             "/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}",
         )
     } else {
-        ("https://", "https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd")
+        (
+            "https://",
+            "https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd",
+        )
     };
     if !source.disk_uri.starts_with(prefix) {
-        errors.push(not_supported(&path.child("diskURI"), &source.disk_uri, &[form]));
+        errors.push(not_supported(
+            &path.child("diskURI"),
+            &source.disk_uri,
+            &[form],
+        ));
     }
 }
 
@@ -453,20 +756,38 @@ fn validate_csi(source: &CSIVolumeSource, path: &Path<'_>, errors: &mut ErrorLis
         if source.driver.len() > 63 {
             errors.push(too_long(&driver_path, 63));
         }
-        invalid_each(errors, &driver_path, &source.driver, name::dns1123_subdomain(&source.driver.to_lowercase()));
+        invalid_each(
+            errors,
+            &driver_path,
+            &source.driver,
+            name::dns1123_subdomain(&source.driver.to_lowercase()),
+        );
     }
     if let Some(reference) = &source.node_publish_secret_ref {
         if reference.name.is_empty() {
-            errors.push(required(&path.child("nodePublishSecretRef").child("name"), ""));
+            errors.push(required(
+                &path.child("nodePublishSecretRef").child("name"),
+                "",
+            ));
         } else {
-            invalid_each(errors, &path.child("name"), &reference.name, name::dns1123_subdomain(&reference.name));
+            invalid_each(
+                errors,
+                &path.child("name"),
+                &reference.name,
+                name::dns1123_subdomain(&reference.name),
+            );
         }
     }
 }
 
 /// Fields that a downward API volume can show.
-const VOLUME_FIELDS: &[&str] =
-    &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+const VOLUME_FIELDS: &[&str] = &[
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+];
 
 fn validate_downward_file(file: &DownwardAPIVolumeFile, path: &Path<'_>, errors: &mut ErrorList) {
     if file.path.is_empty() {
@@ -477,11 +798,20 @@ fn validate_downward_file(file: &DownwardAPIVolumeFile, path: &Path<'_>, errors:
         (Some(reference), other) => {
             validate_field_ref(reference, VOLUME_FIELDS, &path.child("fieldRef"), errors);
             if other.is_some() {
-                errors.push(invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"));
+                errors.push(invalid(
+                    path,
+                    "resource",
+                    "fieldRef and resourceFieldRef can not be specified simultaneously",
+                ));
             }
         }
-        (None, Some(reference)) => validate_resource_field(reference, true, &path.child("resourceFieldRef"), errors),
-        (None, None) => errors.push(required(path, "one of fieldRef and resourceFieldRef is required")),
+        (None, Some(reference)) => {
+            validate_resource_field(reference, true, &path.child("resourceFieldRef"), errors)
+        }
+        (None, None) => errors.push(required(
+            path,
+            "one of fieldRef and resourceFieldRef is required",
+        )),
     }
     validate_mode(file.mode, &path.child("mode"), errors);
 }
@@ -491,7 +821,13 @@ fn validate_projected(source: &ProjectedVolumeSource, path: &Path<'_>, errors: &
     let mut taken = BTreeSet::new();
     for (index, projection) in source.sources.iter().flatten().enumerate() {
         let sources_path = path.child("sources");
-        validate_projection(projection, &mut taken, path, &sources_path.index(index), errors);
+        validate_projection(
+            projection,
+            &mut taken,
+            path,
+            &sources_path.index(index),
+            errors,
+        );
     }
 }
 
@@ -509,8 +845,14 @@ fn validate_projection<'a>(
             errors.push(invalid(whole, shown, "conflicting duplicate paths"));
         }
     };
-    let secret = projection.secret.as_ref().map(|source| ("secret", &source.name, slice(&source.items)));
-    let config_map = projection.config_map.as_ref().map(|source| ("configMap", &source.name, slice(&source.items)));
+    let secret = projection
+        .secret
+        .as_ref()
+        .map(|source| ("secret", &source.name, slice(&source.items)));
+    let config_map = projection
+        .config_map
+        .as_ref()
+        .map(|source| ("configMap", &source.name, slice(&source.items)));
     for (field, object, items) in secret.into_iter().chain(config_map) {
         source_count += 1;
         let path = path.child(field);
@@ -536,11 +878,19 @@ fn validate_projection<'a>(
         let seconds = token.expiration_seconds.unwrap_or(0);
         if seconds < 600 {
             let detail = "may not specify a duration less than 10 minutes";
-            errors.push(invalid(&token_path.child("expirationSeconds"), &seconds, detail));
+            errors.push(invalid(
+                &token_path.child("expirationSeconds"),
+                &seconds,
+                detail,
+            ));
         }
         if seconds > 1 << 32 {
             let detail = "may not specify a duration larger than 2^32 seconds";
-            errors.push(invalid(&token_path.child("expirationSeconds"), &seconds, detail));
+            errors.push(invalid(
+                &token_path.child("expirationSeconds"),
+                &seconds,
+                detail,
+            ));
         }
         if token.path.is_empty() {
             errors.push(required(&whole.child("path"), ""));
@@ -570,38 +920,70 @@ fn validate_projection<'a>(
             }
         }
         if path_count == 0 {
-            let detail = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+            let detail =
+                "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
             errors.push(required(&certificate_path, detail));
         }
     }
     if source_count > 1 {
-        errors.push(forbidden(path, "may not specify more than 1 volume type per source"));
+        errors.push(forbidden(
+            path,
+            "may not specify more than 1 volume type per source",
+        ));
     }
 }
 
-fn validate_trust_bundle(bundle: &ClusterTrustBundleProjection, path: &Path<'_>, errors: &mut ErrorList) {
+fn validate_trust_bundle(
+    bundle: &ClusterTrustBundleProjection,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     match (bundle.name.as_deref(), bundle.signer_name.as_deref()) {
-        (Some(_), Some(_)) => errors.push(invalid(path, bundle, "only one of name and signerName may be used")),
+        (Some(_), Some(_)) => errors.push(invalid(
+            path,
+            bundle,
+            "only one of name and signerName may be used",
+        )),
         (Some(bundle_name), None) => {
             if bundle_name.is_empty() {
                 errors.push(required(&path.child("name"), "must be a valid object name"));
             }
-            let own = bundle_name.rsplit_once(':').map_or(bundle_name, |(_, own)| own);
+            let own = bundle_name
+                .rsplit_once(':')
+                .map_or(bundle_name, |(_, own)| own);
             for complaint in name::dns1123_subdomain(own) {
-                errors.push(invalid(&path.child("name"), bundle_name, format!("not a valid clustertrustbundlename: {complaint}")));
+                errors.push(invalid(
+                    &path.child("name"),
+                    bundle_name,
+                    format!("not a valid clustertrustbundlename: {complaint}"),
+                ));
             }
             if let Some(selector) = &bundle.label_selector {
-                errors.push(invalid(&path.child("labelSelector"), selector, "labelSelector must be unset if name is specified"));
+                errors.push(invalid(
+                    &path.child("labelSelector"),
+                    selector,
+                    "labelSelector must be unset if name is specified",
+                ));
             }
         }
         (None, Some(signer)) => {
             if signer.is_empty() {
-                errors.push(required(&path.child("signerName"), "must be a valid signer name"));
+                errors.push(required(
+                    &path.child("signerName"),
+                    "must be a valid signer name",
+                ));
             }
             validate_signer_name(signer, &path.child("signerName"), errors);
-            label_selector::validate(bundle.label_selector.as_ref(), &path.child("labelSelector"), errors);
+            label_selector::validate(
+                bundle.label_selector.as_ref(),
+                &path.child("labelSelector"),
+                errors,
+            );
         }
-        (None, None) => errors.push(required(path, "either name or signerName must be specified")),
+        (None, None) => errors.push(required(
+            path,
+            "either name or signerName must be specified",
+        )),
     }
     if bundle.path.is_empty() {
         errors.push(required(&path.child("path"), ""));
@@ -609,7 +991,11 @@ fn validate_trust_bundle(bundle: &ClusterTrustBundleProjection, path: &Path<'_>,
     validate_local_path(&bundle.path, &path.child("path"), errors);
 }
 
-fn validate_pod_certificate(certificate: &PodCertificateProjection, path: &Path<'_>, errors: &mut ErrorList) {
+fn validate_pod_certificate(
+    certificate: &PodCertificateProjection,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     validate_signer_name(&certificate.signer_name, &path.child("signerName"), errors);
     let annotations_path = path.child("userAnnotations");
     let mut bytes = 0;
@@ -620,7 +1006,11 @@ fn validate_pod_certificate(certificate: &PodCertificateProjection, path: &Path<
         if key.is_empty() {
             errors.push(required(&annotations_path, ""));
         } else if complaints.is_empty() && !key.contains('/') {
-            errors.push(invalid(&annotations_path, &key, "must be a domain-prefixed key (such as \"acme.io/foo\")"));
+            errors.push(invalid(
+                &annotations_path,
+                &key,
+                "must be a domain-prefixed key (such as \"acme.io/foo\")",
+            ));
         } else {
             invalid_each(errors, &annotations_path, &key, complaints);
         }
@@ -628,21 +1018,40 @@ fn validate_pod_certificate(certificate: &PodCertificateProjection, path: &Path<
     if bytes > ANNOTATIONS_BYTES_MAX {
         errors.push(too_long(&annotations_path, ANNOTATIONS_BYTES_MAX));
     }
-    const KEY_TYPES: &[&str] = &["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
+    const KEY_TYPES: &[&str] = &[
+        "RSA3072",
+        "RSA4096",
+        "ECDSAP256",
+        "ECDSAP384",
+        "ECDSAP521",
+        "ED25519",
+    ];
     if !KEY_TYPES.contains(&certificate.key_type.as_str()) {
-        errors.push(not_supported(&path.child("keyType"), &certificate.key_type, KEY_TYPES));
+        errors.push(not_supported(
+            &path.child("keyType"),
+            &certificate.key_type,
+            KEY_TYPES,
+        ));
     }
     if let Some(seconds) = certificate.max_expiration_seconds {
         let seconds_path = path.child("maxExpirationSeconds");
         if seconds < 3600 {
-            errors.push(invalid(&seconds_path, &seconds, "if provided, maxExpirationSeconds must be >= 3600"));
+            errors.push(invalid(
+                &seconds_path,
+                &seconds,
+                "if provided, maxExpirationSeconds must be >= 3600",
+            ));
         }
         let host = certificate.signer_name.split('/').next().unwrap_or("");
         let kubernetes = host == "kubernetes.io" || host.ends_with(".kubernetes.io");
         // One day for the project's own signers, 91 days for others.
         let max = if kubernetes { 86_400 } else { 7_862_400 };
         if seconds > max {
-            errors.push(invalid(&seconds_path, &seconds, format!("if provided, maxExpirationSeconds must be <= {max}")));
+            errors.push(invalid(
+                &seconds_path,
+                &seconds,
+                format!("if provided, maxExpirationSeconds must be <= {max}"),
+            ));
         }
     }
 }
@@ -655,7 +1064,8 @@ fn validate_signer_name(signer: &str, path: &Path<'_>, errors: &mut ErrorList) {
     }
     let parts: Vec<&str> = signer.split('/').collect();
     let [domain, own] = parts[..] else {
-        let detail = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        let detail =
+            "must be a fully qualified domain and path of the form 'example.com/signer-name'";
         errors.push(invalid(path, signer, detail));
         return;
     };
@@ -663,16 +1073,30 @@ fn validate_signer_name(signer: &str, path: &Path<'_>, errors: &mut ErrorList) {
         errors.push(too_long(path, name::DNS1123_SUBDOMAIN_MAX));
     }
     let first_bad = |text: &'_ str, rule: fn(&str) -> Vec<String>| {
-        text.split('.').map(|label| (label.to_string(), rule(label))).find(|(_, complaints)| !complaints.is_empty())
+        text.split('.')
+            .map(|label| (label.to_string(), rule(label)))
+            .find(|(_, complaints)| !complaints.is_empty())
     };
     if let Some((label, complaints)) = first_bad(domain, name::dns1123_label) {
-        errors.extend(complaints.iter().map(|text| invalid(path, domain, format!("validating label {label:?}: {text}"))));
+        errors.extend(
+            complaints
+                .iter()
+                .map(|text| invalid(path, domain, format!("validating label {label:?}: {text}"))),
+        );
     }
     if !domain.contains('.') {
-        errors.push(invalid(path, domain, "should be a domain with at least two segments separated by dots"));
+        errors.push(invalid(
+            path,
+            domain,
+            "should be a domain with at least two segments separated by dots",
+        ));
     }
     if let Some((label, complaints)) = first_bad(own, name::dns1123_subdomain) {
-        errors.extend(complaints.iter().map(|text| invalid(path, own, format!("validating label {label:?}: {text}"))));
+        errors.extend(
+            complaints
+                .iter()
+                .map(|text| invalid(path, own, format!("validating label {label:?}: {text}"))),
+        );
     }
     const SIGNER_MAX: usize = 253 + 1 + 253 + 63 + 1;
     if signer.len() > SIGNER_MAX {
@@ -680,10 +1104,18 @@ fn validate_signer_name(signer: &str, path: &Path<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn validate_claim_template(template: &PersistentVolumeClaimTemplate, path: &Path<'_>, errors: &mut ErrorList) {
+fn validate_claim_template(
+    template: &PersistentVolumeClaimTemplate,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     if let Some(meta) = &template.metadata {
         let meta_path = path.child("metadata");
-        validate_annotations(meta.annotations.as_ref(), &meta_path.child("annotations"), errors);
+        validate_annotations(
+            meta.annotations.as_ref(),
+            &meta_path.child("annotations"),
+            errors,
+        );
         validate_labels(meta.labels.as_ref(), &meta_path.child("labels"), errors);
         for (field, is_set) in [
             ("name", meta.name.is_some()),
@@ -695,7 +1127,10 @@ fn validate_claim_template(template: &PersistentVolumeClaimTemplate, path: &Path
             ("generation", meta.generation.is_some()),
             ("creationTimestamp", meta.creation_timestamp.is_some()),
             ("deletionTimestamp", meta.deletion_timestamp.is_some()),
-            ("deletionGracePeriodSeconds", meta.deletion_grace_period_seconds.is_some()),
+            (
+                "deletionGracePeriodSeconds",
+                meta.deletion_grace_period_seconds.is_some(),
+            ),
             ("ownerReferences", meta.owner_references.is_some()),
             ("finalizers", meta.finalizers.is_some()),
             ("managedFields", meta.managed_fields.is_some()),
@@ -709,7 +1144,12 @@ fn validate_claim_template(template: &PersistentVolumeClaimTemplate, path: &Path
 }
 
 fn validate_claim_spec(spec: &PersistentVolumeClaimSpec, path: &Path<'_>, errors: &mut ErrorList) {
-    const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+    const MODES: &[&str] = &[
+        "ReadOnlyMany",
+        "ReadWriteMany",
+        "ReadWriteOnce",
+        "ReadWriteOncePod",
+    ];
     let modes_path = path.child("accessModes");
     let modes = slice(&spec.access_modes);
     if modes.is_empty() {
@@ -720,31 +1160,72 @@ fn validate_claim_spec(spec: &PersistentVolumeClaimSpec, path: &Path<'_>, errors
         errors.push(not_supported(&modes_path, mode, MODES));
     }
     let once_pod = |mode: &String| mode == "ReadWriteOncePod";
-    if modes.iter().any(once_pod) && modes.iter().any(|mode| !once_pod(mode) && MODES.contains(&mode.as_str())) {
-        errors.push(forbidden(&modes_path, "may not use ReadWriteOncePod with other access modes"));
+    if modes.iter().any(once_pod)
+        && modes
+            .iter()
+            .any(|mode| !once_pod(mode) && MODES.contains(&mode.as_str()))
+    {
+        errors.push(forbidden(
+            &modes_path,
+            "may not use ReadWriteOncePod with other access modes",
+        ));
     }
-    let storage = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("storage"));
+    let storage = spec
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.requests.as_ref()?.get("storage"));
     let resources_path = path.child("resources");
     let storage_path = resources_path.key("storage");
     match storage {
         None => errors.push(required(&storage_path, "")),
         Some(storage) if !amount(storage).is_positive() => {
-            errors.push(invalid(&storage_path, &storage.0, "must be greater than zero"));
+            errors.push(invalid(
+                &storage_path,
+                &storage.0,
+                "must be greater than zero",
+            ));
         }
         Some(storage) => validate_amount("storage", storage, &storage_path, errors),
     }
-    for (field, class) in
-        [("storageClassName", &spec.storage_class_name), ("volumeAttributesClassName", &spec.volume_attributes_class_name)]
-    {
+    for (field, class) in [
+        ("storageClassName", &spec.storage_class_name),
+        (
+            "volumeAttributesClassName",
+            &spec.volume_attributes_class_name,
+        ),
+    ] {
         if let Some(class) = class.as_deref().filter(|class| !class.is_empty()) {
-            invalid_each(errors, &path.child(field), class, name::dns1123_subdomain(class));
+            invalid_each(
+                errors,
+                &path.child(field),
+                class,
+                name::dns1123_subdomain(class),
+            );
         }
     }
-    if let Some(mode) = spec.volume_mode.as_deref().filter(|mode| !matches!(*mode, "Block" | "Filesystem")) {
-        errors.push(not_supported(&path.child("volumeMode"), mode, &["Block", "Filesystem"]));
+    if let Some(mode) = spec
+        .volume_mode
+        .as_deref()
+        .filter(|mode| !matches!(*mode, "Block" | "Filesystem"))
+    {
+        errors.push(not_supported(
+            &path.child("volumeMode"),
+            mode,
+            &["Block", "Filesystem"],
+        ));
     }
-    let own = spec.data_source.as_ref().map(|source| ("dataSource", &source.api_group, &source.kind, &source.name));
-    let any = spec.data_source_ref.as_ref().map(|source| ("dataSourceRef", &source.api_group, &source.kind, &source.name));
+    let own = spec
+        .data_source
+        .as_ref()
+        .map(|source| ("dataSource", &source.api_group, &source.kind, &source.name));
+    let any = spec.data_source_ref.as_ref().map(|source| {
+        (
+            "dataSourceRef",
+            &source.api_group,
+            &source.kind,
+            &source.name,
+        )
+    });
     for (field, group, kind, object) in own.into_iter().chain(any) {
         let path = path.child(field);
         for (field, text) in [("name", object), ("kind", kind)] {
@@ -754,21 +1235,48 @@ fn validate_claim_spec(spec: &PersistentVolumeClaimSpec, path: &Path<'_>, errors
         }
         match group.as_deref().unwrap_or("") {
             "" if kind != "PersistentVolumeClaim" => {
-                errors.push(invalid(&path, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup"));
+                errors.push(invalid(
+                    &path,
+                    kind,
+                    "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+                ));
             }
             "" => {}
-            group => invalid_each(errors, &path.child("apiGroup"), group, name::dns1123_subdomain(group)),
+            group => invalid_each(
+                errors,
+                &path.child("apiGroup"),
+                group,
+                name::dns1123_subdomain(group),
+            ),
         }
     }
-    let namespace = spec.data_source_ref.as_ref().and_then(|source| source.namespace.as_deref()).unwrap_or("");
+    let namespace = spec
+        .data_source_ref
+        .as_ref()
+        .and_then(|source| source.namespace.as_deref())
+        .unwrap_or("");
     if !namespace.is_empty() {
-        invalid_each(errors, &path.child("dataSourceRef").child("namespace"), namespace, name::dns1123_label(namespace));
+        invalid_each(
+            errors,
+            &path.child("dataSourceRef").child("namespace"),
+            namespace,
+            name::dns1123_label(namespace),
+        );
         if spec.data_source.is_some() {
-            errors.push(invalid(path, &path.child("dataSource").to_string(), "may not be specified when dataSourceRef.namespace is specified"));
+            errors.push(invalid(
+                path,
+                &path.child("dataSource").to_string(),
+                "may not be specified when dataSourceRef.namespace is specified",
+            ));
         }
     } else if let (Some(source), Some(reference)) = (&spec.data_source, &spec.data_source_ref)
-        && (&source.api_group, &source.kind, &source.name) != (&reference.api_group, &reference.kind, &reference.name)
+        && (&source.api_group, &source.kind, &source.name)
+            != (&reference.api_group, &reference.kind, &reference.name)
     {
-        errors.push(invalid(path, &path.child("dataSource").to_string(), "must match dataSourceRef"));
+        errors.push(invalid(
+            path,
+            &path.child("dataSource").to_string(),
+            "must match dataSourceRef",
+        ));
     }
 }

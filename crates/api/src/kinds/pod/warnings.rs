@@ -37,22 +37,61 @@ fn of_spec(spec: &PodSpec, path: &Path<'_>, warnings: &mut Vec<String>) {
     for (index, constraint) in slice(&spec.topology_spread_constraints).iter().enumerate() {
         if constraint.label_selector.is_none() {
             let path = spread_path.index(index);
-            warnings.push(format!("{}: a null labelSelector results in matching no pod", path.child("labelSelector")));
+            warnings.push(format!(
+                "{}: a null labelSelector results in matching no pod",
+                path.child("labelSelector")
+            ));
         }
     }
     let volumes_path = path.child("volumes");
     for (index, volume) in slice(&spec.volumes).iter().enumerate() {
         let path = volumes_path.index(index);
         for (field, is_set, text) in [
-            ("photonPersistentDisk", volume.photon_persistent_disk.is_some(), "deprecated in v1.11, non-functional in v1.16+"),
-            ("gitRepo", volume.git_repo.is_some(), "deprecated in v1.11, and disabled by default in v1.33+"),
-            ("scaleIO", volume.scale_io.is_some(), "deprecated in v1.16, non-functional in v1.22+"),
-            ("flocker", volume.flocker.is_some(), "deprecated in v1.22, non-functional in v1.25+"),
-            ("storageOS", volume.storageos.is_some(), "deprecated in v1.22, non-functional in v1.25+"),
-            ("quobyte", volume.quobyte.is_some(), "deprecated in v1.22, non-functional in v1.25+"),
-            ("glusterfs", volume.glusterfs.is_some(), "deprecated in v1.25, non-functional in v1.26+"),
-            ("cephfs", volume.cephfs.is_some(), "deprecated in v1.28, non-functional in v1.31+"),
-            ("rbd", volume.rbd.is_some(), "deprecated in v1.28, non-functional in v1.31+"),
+            (
+                "photonPersistentDisk",
+                volume.photon_persistent_disk.is_some(),
+                "deprecated in v1.11, non-functional in v1.16+",
+            ),
+            (
+                "gitRepo",
+                volume.git_repo.is_some(),
+                "deprecated in v1.11, and disabled by default in v1.33+",
+            ),
+            (
+                "scaleIO",
+                volume.scale_io.is_some(),
+                "deprecated in v1.16, non-functional in v1.22+",
+            ),
+            (
+                "flocker",
+                volume.flocker.is_some(),
+                "deprecated in v1.22, non-functional in v1.25+",
+            ),
+            (
+                "storageOS",
+                volume.storageos.is_some(),
+                "deprecated in v1.22, non-functional in v1.25+",
+            ),
+            (
+                "quobyte",
+                volume.quobyte.is_some(),
+                "deprecated in v1.22, non-functional in v1.25+",
+            ),
+            (
+                "glusterfs",
+                volume.glusterfs.is_some(),
+                "deprecated in v1.25, non-functional in v1.26+",
+            ),
+            (
+                "cephfs",
+                volume.cephfs.is_some(),
+                "deprecated in v1.28, non-functional in v1.31+",
+            ),
+            (
+                "rbd",
+                volume.rbd.is_some(),
+                "deprecated in v1.28, non-functional in v1.31+",
+            ),
         ] {
             if is_set {
                 warnings.push(format!("{}: {text}", path.child(field)));
@@ -63,7 +102,11 @@ fn of_spec(spec: &PodSpec, path: &Path<'_>, warnings: &mut Vec<String>) {
     let aliases_path = path.child("hostAliases");
     for (index, alias) in aliases.iter().enumerate() {
         if aliases[..index].iter().any(|other| other.ip == alias.ip) {
-            warnings.push(format!("{}: duplicate ip {:?}", aliases_path.index(index).child("ip"), alias.ip));
+            warnings.push(format!(
+                "{}: duplicate ip {:?}",
+                aliases_path.index(index).child("ip"),
+                alias.ip
+            ));
         }
     }
     let secrets = slice(&spec.image_pull_secrets);
@@ -73,26 +116,40 @@ fn of_spec(spec: &PodSpec, path: &Path<'_>, warnings: &mut Vec<String>) {
         if secret.name.is_empty() {
             warnings.push(format!("{}: invalid empty name \"\"", path.child("name")));
         } else if secrets[..index].contains(secret) {
-            warnings.push(format!("{}: duplicate name {:?}", path.child("name"), secret.name));
+            warnings.push(format!(
+                "{}: duplicate name {:?}",
+                path.child("name"),
+                secret.name
+            ));
         }
     }
-    for (field, list) in [("initContainers", slice(&spec.init_containers)), ("containers", spec.containers.as_slice())] {
+    for (field, list) in [
+        ("initContainers", slice(&spec.init_containers)),
+        ("containers", spec.containers.as_slice()),
+    ] {
         let list_path = path.child(field);
         for (index, container) in list.iter().enumerate() {
             of_container(container, &list_path.index(index), warnings);
         }
     }
-    if let Some(seconds) = spec.termination_grace_period_seconds.filter(|seconds| *seconds < 0) {
-        let _ = seconds;
+    if spec
+        .termination_grace_period_seconds
+        .is_some_and(|seconds| seconds < 0)
+    {
         let path = path.child("terminationGracePeriodSeconds");
-        warnings.push(format!("{path}: must be >= 0; negative values are invalid and will be treated as 1"));
+        warnings.push(format!(
+            "{path}: must be >= 0; negative values are invalid and will be treated as 1"
+        ));
     }
 }
 
 fn of_container(container: &Container, path: &Path<'_>, warnings: &mut Vec<String>) {
     let resources_path = path.child("resources");
     if let Some(resources) = &container.resources {
-        for (field, list) in [("limits", &resources.limits), ("requests", &resources.requests)] {
+        for (field, list) in [
+            ("limits", &resources.limits),
+            ("requests", &resources.requests),
+        ] {
             for resource in ["memory", "ephemeral-storage"] {
                 let text = list.as_ref().and_then(|list| list.get(resource));
                 if let Some(text) = text.filter(|text| !amount(text).is_whole()) {
@@ -109,7 +166,10 @@ fn of_container(container: &Container, path: &Path<'_>, warnings: &mut Vec<Strin
     let env_path = path.child("env");
     for (index, variable) in slice(&container.env).iter().enumerate() {
         // A later value that refers to the earlier one is on purpose.
-        let extends = variable.value.as_deref().is_some_and(|value| value.contains(&format!("$({})", variable.name)));
+        let extends = variable
+            .value
+            .as_deref()
+            .is_some_and(|value| value.contains(&format!("$({})", variable.name)));
         if !names.insert(&variable.name) && !extends {
             warnings.push(format!(
                 "{}: hides previous definition of {:?}, which may be dropped when using apply",
@@ -122,11 +182,24 @@ fn of_container(container: &Container, path: &Path<'_>, warnings: &mut Vec<Strin
     let ports_path = path.child("ports");
     for (index, port) in ports.iter().enumerate() {
         let same = |other: &&k8s_openapi::api::core::v1::ContainerPort| {
-            (other.container_port, &other.protocol, other.host_port, &other.host_ip)
-                == (port.container_port, &port.protocol, port.host_port, &port.host_ip)
+            (
+                other.container_port,
+                &other.protocol,
+                other.host_port,
+                &other.host_ip,
+            ) == (
+                port.container_port,
+                &port.protocol,
+                port.host_port,
+                &port.host_ip,
+            )
         };
         if let Some(first) = ports[..index].iter().position(|other| same(&other)) {
-            warnings.push(format!("{}: duplicate port definition with {}", ports_path.index(index), ports_path.index(first)));
+            warnings.push(format!(
+                "{}: duplicate port definition with {}",
+                ports_path.index(index),
+                ports_path.index(first)
+            ));
         }
     }
 }
