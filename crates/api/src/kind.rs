@@ -107,6 +107,10 @@ pub struct Column {
 pub trait Strategy: Send + Sync {
     /// Decodes a JSON body, with the unknown and duplicate fields found (only if `strict`: finding them costs time).
     fn decode(&self, json: &[u8], strict: bool) -> Result<Decoded, DecodeError>;
+    #[allow(
+        clippy::wrong_self_convention,
+        reason = "a strategy makes objects of its kind; it is no object itself"
+    )]
     fn from_value(&self, value: Value) -> Result<Box<dyn Object>, DecodeError>;
     /// Fills in the defaults that upstream's defaulting of this version fills in. Idempotent.
     fn default(&self, object: &mut dyn Object);

@@ -96,16 +96,16 @@ impl ApiType for Secret {
             }
             "kubernetes.io/dockercfg" => require_json_object(".dockercfg", errors),
             "kubernetes.io/dockerconfigjson" => require_json_object(".dockerconfigjson", errors),
-            "kubernetes.io/basic-auth" => {
-                if value("username").is_none() && value("password").is_none() {
-                    require("username", errors);
-                    require("password", errors);
-                }
+            "kubernetes.io/basic-auth"
+                if value("username").is_none() && value("password").is_none() =>
+            {
+                require("username", errors);
+                require("password", errors);
             }
-            "kubernetes.io/ssh-auth" => {
-                if value("ssh-privatekey").is_none_or(|key| key.0.is_empty()) {
-                    errors.push(required(&data_path.key("ssh-privatekey"), ""));
-                }
+            "kubernetes.io/ssh-auth"
+                if value("ssh-privatekey").is_none_or(|key| key.0.is_empty()) =>
+            {
+                errors.push(required(&data_path.key("ssh-privatekey"), ""));
             }
             "kubernetes.io/tls" => {
                 require("tls.crt", errors);

@@ -2,11 +2,17 @@
 
 pub(crate) mod defaults;
 
+mod claim;
 mod columns;
 pub(crate) mod containers;
+mod env;
+mod probes;
+mod projected;
+mod resize;
 pub(crate) mod scheduling;
 mod security;
 pub(crate) mod spec;
+mod status;
 mod update;
 mod volumes;
 pub(crate) mod warnings;
