@@ -26,7 +26,7 @@ pub fn created(json: &[u8], write: &Write<'_>) -> Option<Vec<u8>> {
         table: table(),
         position: Position::root(write.type_),
         place: Place::Root(write.ignored_fields),
-        exists: true,
+        before: Before::Empty,
         keys: &[],
         key_values: None,
         out: &mut out,
@@ -108,13 +108,22 @@ enum Place<'i> {
     Below,
 }
 
+/// What was there before the write, as far as Go's JSON would have shown it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Absent,
+    /// A list or map that its parent always shows.
+    Null,
+    /// A struct that its parent holds by value.
+    Empty,
+}
+
 /// Writes the field set of the value that it deserializes. Answers whether it wrote anything.
 struct Emit<'o, 'i> {
     table: &'static Table,
     position: Position,
     place: Place<'i>,
-    /// The value was there before the write, empty, because its parent holds it by value.
-    exists: bool,
+    before: Before,
     /// Fields of this object whose values are wanted in `key_values`.
     keys: &'static [&'static str],
     key_values: Option<&'o mut [Option<Value>]>,
@@ -170,10 +179,16 @@ impl<'de> Visitor<'de> for Emit<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<bool, A::Error> {
         if matches!(self.position, Position::Leaf | Position::List(..)) {
             let mut is_empty = true;
-            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+            while let Some(name) = map.next_key_seed(Name)? {
                 is_empty = false;
+                let key_index = self.keys.iter().position(|key| *key == name);
+                if let (Some(index), Some(values)) = (key_index, self.key_values.as_deref_mut()) {
+                    values[index] = map.next_value::<Option<Value>>()?;
+                } else {
+                    map.next_value::<IgnoredAny>()?;
+                }
             }
-            return Ok(!(self.exists && is_empty) && self.leaf());
+            return Ok(!(self.before == Before::Empty && is_empty) && self.leaf());
         }
         let start = self.open();
         let mut implied_seen = 0_u64;
@@ -202,8 +217,8 @@ impl<'de> Visitor<'de> for Emit<'_, '_> {
                 continue;
             }
             let child = self.position.child(self.table, &name);
-            if let Some(bit) = child.implied_index {
-                implied_seen |= 1 << bit;
+            if let Some(implied) = child.implied {
+                implied_seen |= 1 << implied.index;
             }
             let before = self.out.len();
             self.put_name(start, &name);
@@ -225,7 +240,16 @@ impl<'de> Visitor<'de> for Emit<'_, '_> {
                         table: self.table,
                         position: child.position,
                         place,
-                        exists: child.implied_index.is_some() && self.exists,
+                        before: match child.implied {
+                            Some(implied) if self.before == Before::Empty => {
+                                if implied.is_null {
+                                    Before::Null
+                                } else {
+                                    Before::Empty
+                                }
+                            }
+                            _ => Before::Absent,
+                        },
                         keys: &[],
                         key_values: None,
                         out: self.out,
@@ -236,7 +260,7 @@ impl<'de> Visitor<'de> for Emit<'_, '_> {
             }
         }
         if let Position::Struct(id) = self.position
-            && !self.exists
+            && self.before != Before::Empty
         {
             for (bit, field) in self.table.implied_fields(id).enumerate() {
                 if implied_seen & (1 << bit) == 0 {
@@ -254,7 +278,7 @@ impl<'de> Visitor<'de> for Emit<'_, '_> {
             while seq.next_element::<IgnoredAny>()?.is_some() {
                 is_empty = false;
             }
-            return Ok(!(self.exists && is_empty) && self.leaf());
+            return Ok(!(self.before == Before::Empty && is_empty) && self.leaf());
         };
         let odd = || A::Error::custom("a list that needs the full comparison");
         let start = self.open();
@@ -291,7 +315,7 @@ impl<'de> Visitor<'de> for Emit<'_, '_> {
                 table: self.table,
                 position: item_position,
                 place: Place::Below,
-                exists: false,
+                before: Before::Absent,
                 keys,
                 key_values: Some(&mut values),
                 out: self.out,
@@ -333,7 +357,7 @@ impl Emit<'_, '_> {
     fn open(&mut self) -> usize {
         self.out.push(b'{');
         let start = self.out.len();
-        if !self.exists {
+        if self.before == Before::Absent {
             self.out.extend_from_slice(b"\".\":{}");
         }
         start
@@ -342,10 +366,10 @@ impl Emit<'_, '_> {
     /// Ends it. A value that has nothing below it is a member as it is, unless it was there before.
     fn close(&mut self, start: usize) -> bool {
         let dot = b"\".\":{}".len();
-        if !self.exists && self.out.len() == start + dot {
+        if self.before == Before::Absent && self.out.len() == start + dot {
             self.out.truncate(start);
         }
-        let written = !self.exists || self.out.len() > start;
+        let written = self.before != Before::Empty || self.out.len() > start;
         self.out.push(b'}');
         written
     }

@@ -99,7 +99,7 @@ fn the_fast_way_agrees_with_the_full_one() {
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}, {"port": 53, "protocol": "UDP", "name": "dns"}], "clusterIPs": []}}),
     );
     check(
-        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {}}, "spec": {"volumes": [{"name": "v", "emptyDir": {}}], "initContainers": [{"name": "i", "env": [{"name": "E", "valueFrom": {"fieldRef": {"fieldPath": "f"}}}]}], "containers": []}}),
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {}}, "spec": {"volumes": [{"name": "v", "emptyDir": {}}], "initContainers": [{"name": "i", "env": [{"name": "E", "valueFrom": {"fieldRef": {"fieldPath": "f"}}}]}], "containers": [], "imagePullSecrets": [{"name": "s"}, {"name": "t"}]}}),
     );
 }
 

@@ -9,7 +9,7 @@ use super::set::{Element, ElementKind, FieldSet, Node};
 use crate::schema::{Field, ListType, MessageId, Shape, Table, Type, table};
 
 static EMPTY: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
-static EMPTY_LIST: Value = Value::Array(Vec::new());
+static NULL: Value = Value::Null;
 
 /// An object with nothing in it, which a new object is compared with.
 pub(super) fn empty_object() -> &'static Value {
@@ -73,20 +73,14 @@ impl Position {
         let free = |position| Child {
             position,
             named: false,
-            implied_index: None,
+            implied: None,
         };
         match self {
             Self::Struct(id) => match table.json_field(id, name) {
                 Some(field) => Child {
                     position: Self::of_field(table, field),
                     named: true,
-                    implied_index: if field.is_implied() {
-                        table
-                            .implied_fields(id)
-                            .position(|other| other.name == name)
-                    } else {
-                        None
-                    },
+                    implied: implied(table, id, field),
                 },
                 None => free(Self::Deduced),
             },
@@ -96,13 +90,16 @@ impl Position {
                 Child {
                     position: Self::root(metadata),
                     named: true,
-                    implied_index: Some(0),
+                    implied: Some(Implied {
+                        index: 0,
+                        is_null: false,
+                    }),
                 }
             }
             Self::DeducedRoot => Child {
                 position: Self::Deduced,
                 named: matches!(name, "apiVersion" | "kind"),
-                implied_index: None,
+                implied: None,
             },
             Self::Deduced | Self::List(..) | Self::Leaf => free(Self::Deduced),
         }
@@ -128,8 +125,36 @@ pub(super) struct Child {
     pub(super) position: Position,
     /// A field of a struct, not a key of a map.
     pub(super) named: bool,
-    /// Part of its parent wherever that is, written or not: the index among the parent's implied fields.
-    pub(super) implied_index: Option<usize>,
+    /// Part of its parent wherever that is, written or not.
+    pub(super) implied: Option<Implied>,
+}
+
+/// A field that Go's JSON has wherever it has the object.
+#[derive(Clone, Copy)]
+pub(super) struct Implied {
+    /// The index among the implied fields of the parent.
+    pub(super) index: usize,
+    /// A list or map, null until it is written; else a struct, empty until it is.
+    pub(super) is_null: bool,
+}
+
+impl Implied {
+    fn value(self) -> &'static Value {
+        if self.is_null { &NULL } else { empty_object() }
+    }
+}
+
+fn implied(table: &'static Table, id: MessageId, field: &Field) -> Option<Implied> {
+    if !field.is_implied() {
+        return None;
+    }
+    let index = table
+        .implied_fields(id)
+        .position(|other| other.name == field.name)?;
+    Some(Implied {
+        index,
+        is_null: field.shape != Shape::Single,
+    })
 }
 
 /// What a write changed (or added), and what it removed.
@@ -171,7 +196,13 @@ impl Comparer {
         let leaf = if position.is_map(old, new) {
             let empty =
                 |value: Option<&Value>| value.and_then(Value::as_object).is_none_or(Map::is_empty);
-            empty(old) && empty(new)
+            let implies = match position {
+                Position::Struct(id) => {
+                    old.is_some() != new.is_some() && self.table.implied_fields(id).len() > 0
+                }
+                _ => false,
+            };
+            empty(old) && empty(new) && !implies
         } else if let Position::List(..) = position {
             let empty =
                 |value: Option<&Value>| value.and_then(Value::as_array).is_none_or(Vec::is_empty);
@@ -213,17 +244,12 @@ impl Comparer {
         let mut visit =
             |name: &'a str, old_child: Option<&'a Value>, new_child: Option<&'a Value>| {
                 let child = position.child(self.table, name);
-                let implied = |value: Option<&'a Value>, parent: Option<&Value>| match value
-                    .filter(|value| !value.is_null())
-                {
-                    None if child.implied_index.is_some() && parent.is_some() => {
-                        Some(if matches!(child.position, Position::List(..)) {
-                            &EMPTY_LIST
-                        } else {
-                            empty_object()
-                        })
-                    }
-                    value => value,
+                let implied = |value: Option<&'a Value>, parent: Option<&Value>| match (
+                    value.filter(|value| !value.is_null()),
+                    child.implied,
+                ) {
+                    (None, Some(implied)) if parent.is_some() => Some(implied.value()),
+                    (value, _) => value,
                 };
                 // Null says no more than absence.
                 let (old_child, new_child) = (implied(old_child, old), implied(new_child, new));
