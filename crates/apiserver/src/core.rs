@@ -16,6 +16,7 @@ use crate::bootstrap;
 use crate::cache::{self, Cache, Caches};
 use crate::config::Config;
 use crate::leases::Leases;
+use crate::metrics::Metrics;
 use crate::pki::{Pki, PkiError};
 use crate::proxy::Dialer;
 use crate::server::StartError;
@@ -35,6 +36,7 @@ pub struct Core {
     pub caches: Arc<Caches>,
     pub resources: Vec<Resource>,
     pub leases: Leases,
+    pub metrics: Metrics,
     pub authorizer: Authorizer,
     pub tokens: TokenKey,
     pub allocations: Arc<Allocations>,
@@ -87,6 +89,7 @@ impl Core {
             caches,
             resources,
             leases,
+            metrics: Metrics::default(),
             authorizer: Authorizer::default(),
             tokens,
             allocations,

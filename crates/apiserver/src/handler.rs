@@ -1,6 +1,7 @@
 //! One request in, one response out: who asks, what for, may they, and who answers.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use api::kind::{Part, Verb};
 use bytes::Bytes;
@@ -79,6 +80,7 @@ pub async fn handle(
     credential: Arc<Credential>,
     request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
+    let begin = Instant::now();
     let (parts, body) = request.into_parts();
     let identity = match crate::authn::authenticate(&core, &credential, &parts.headers) {
         Ok(identity) => identity,
@@ -86,16 +88,18 @@ pub async fn handle(
     };
     let query = Query::parse(parts.uri.query());
     let context = Context::new(identity, query, parts.headers.clone());
-    let response = match route(&core, &context, parts, body).await {
+    let path = crate::request::decode_path(parts.uri.path()).into_owned();
+    let target = Target::parse(&path);
+    let verb = match &target {
+        Target::Resource(target) => verb(&parts.method, target, &context.query),
+        Target::Path(_) => "other",
+    };
+    let response = match route(&core, &context, target, verb, parts, body).await {
         Ok(response) => response,
         Err(error) => error.to_response(),
     };
-    let warnings = std::mem::take(
-        &mut *context
-            .warnings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner),
-    );
+    core.metrics.observe(verb, response.status().as_u16(), begin.elapsed());
+    let warnings = std::mem::take(&mut *context.warnings.lock().unwrap_or_else(PoisonError::into_inner));
     finish(response, &warnings)
 }
 
@@ -127,13 +131,13 @@ fn finish(mut response: Response<ResponseBody>, warnings: &[String]) -> Response
 async fn route(
     core: &Arc<Core>,
     context: &Context,
+    target: Target<'_>,
+    verb: &'static str,
     parts: Parts,
     body: RequestBody,
 ) -> ApiResponse {
-    let path = crate::request::decode_path(parts.uri.path()).into_owned();
-    match Target::parse(&path) {
+    match target {
         Target::Resource(target) => {
-            let verb = verb(&parts.method, &target, &context.query);
             crate::authz::authorize_resource(core, &context.identity, verb, &target)?;
             let resource = core
                 .resource(target.group, target.version, target.resource)
@@ -168,6 +172,8 @@ async fn path_request(
         ["api", version] => discovery::resources(core, context, "", version),
         ["apis", group, version] => discovery::resources(core, context, group, version),
         ["openid", "v1", "jwks"] => Ok(discovery::json_response(&core.tokens.key_set())),
+        ["openapi", rest @ ..] => crate::openapi::answer(core, context, rest).await,
+        ["metrics"] => Ok(crate::metrics::answer(core)),
         [".well-known", "openid-configuration"] => Ok(discovery::openid_configuration(core)),
         _ => Err(ApiError::no_such_path()),
     }

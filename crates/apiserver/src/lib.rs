@@ -20,6 +20,8 @@ mod discovery;
 mod handler;
 mod health;
 mod leases;
+mod metrics;
+mod openapi;
 mod pki;
 mod proxy;
 mod request;

@@ -298,10 +298,6 @@ impl Caches {
         self.by_prefix.get(prefix)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&String, &Arc<Cache>)> {
-        self.by_prefix.iter()
-    }
-
     pub fn reached(&self) -> u64 {
         *self.reached.borrow()
     }

@@ -116,14 +116,6 @@ impl Accept {
             pretty: false,
         })
     }
-
-    pub fn content_type(&self) -> &'static str {
-        match self.encoding {
-            Encoding::Json => "application/json",
-            Encoding::Yaml => "application/yaml",
-            Encoding::Protobuf => "application/vnd.kubernetes.protobuf",
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,14 +3,13 @@
 use api::kind::{Decoded, Object};
 use bytes::Bytes;
 use http::StatusCode;
-use std::sync::Arc;
 use store::{Compare, Op, Txn};
 
 use super::managed_fields::Writer;
 use super::options::FieldValidation;
 use super::{ApiResponse, Rest, WriteOptions, encode, meta, object_key};
 use crate::admission;
-use crate::cache::{Head, Item, with_resource_version};
+use crate::cache::{Item, with_resource_version};
 use crate::codec::object::decode;
 use crate::status::{ApiError, ApiResult};
 

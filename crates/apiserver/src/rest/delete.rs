@@ -16,7 +16,7 @@ use super::options::Propagation;
 use super::{ApiResponse, DeleteOptions, ListOptions, Rest, Selection, encode, meta, now_seconds};
 use crate::admission;
 use crate::body::ResponseBody;
-use crate::cache::{Head, Item, with_resource_version};
+use crate::cache::{Item, with_resource_version};
 use crate::codec::object::{api_version, respond_bytes, respond_value};
 use crate::status::{ApiError, ApiResult};
 
