@@ -35,14 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         begin.elapsed(),
         kubeconfig.display()
     );
-    wait_for_signal().await?;
+    tokio::signal::ctrl_c().await?;
     server.shutdown().await;
-    Ok(())
-}
-
-async fn wait_for_signal() -> std::io::Result<()> {
-    use std::future::pending;
-    // Without a signal feature the process is simply killed; everything acknowledged is on disk.
-    pending::<()>().await;
     Ok(())
 }

@@ -98,8 +98,14 @@ pub async fn handle(
         Ok(response) => response,
         Err(error) => error.to_response(),
     };
-    core.metrics.observe(verb, response.status().as_u16(), begin.elapsed());
-    let warnings = std::mem::take(&mut *context.warnings.lock().unwrap_or_else(PoisonError::into_inner));
+    core.metrics
+        .observe(verb, response.status().as_u16(), begin.elapsed());
+    let warnings = std::mem::take(
+        &mut *context
+            .warnings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner),
+    );
     finish(response, &warnings)
 }
 
@@ -226,9 +232,8 @@ async fn resource_request(
         return Err(not_allowed());
     }
     // A namespaced kind is written within a namespace.
-    let needs_namespace = kind.namespaced
-        && namespace.is_empty()
-        && !matches!(verb, "list" | "watch" | "deletecollection");
+    let needs_namespace =
+        kind.namespaced && namespace.is_empty() && !matches!(verb, "list" | "watch");
     if needs_namespace {
         return Err(if target.name.is_empty() {
             not_allowed()

@@ -31,7 +31,11 @@ fn resources(kinds: &[Arc<Kind>]) -> Vec<Resource<'_>> {
 
 /// `segments` follow `openapi`: `["v2"]`, `["v3"]`, `["v3", "api", "v1"]`, `["v3", "apis", "apps", "v1"]`.
 pub async fn answer(core: &Arc<Core>, context: &Context, segments: &[&str]) -> ApiResponse {
-    let kinds: Vec<Arc<Kind>> = core.resources.iter().map(|resource| resource.kind.clone()).collect();
+    let kinds: Vec<Arc<Kind>> = core
+        .resources
+        .iter()
+        .map(|resource| resource.kind.clone())
+        .collect();
     match segments {
         ["v2"] => v2(context, kinds).await,
         ["v3"] => {
@@ -49,8 +53,14 @@ async fn v2(context: &Context, kinds: Vec<Arc<Kind>>) -> ApiResponse {
     if is_known(context, &tag) {
         return Ok(not_modified(&tag));
     }
-    let accept = context.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let clauses = accept.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim());
+    let accept = context
+        .headers
+        .get(ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let clauses = accept
+        .split(',')
+        .map(|clause| clause.split(';').next().unwrap_or_default().trim());
     let protobuf = clauses
         .into_iter()
         .find_map(|clause| match clause {
@@ -61,29 +71,51 @@ async fn v2(context: &Context, kinds: Vec<Arc<Kind>>) -> ApiResponse {
         .unwrap_or(false);
     let bytes = blocking(move || {
         let resources = resources(&kinds);
-        Some(if protobuf { openapi::v2_protobuf(&resources) } else { openapi::v2_json(&resources) })
+        Some(if protobuf {
+            openapi::v2_protobuf(&resources)
+        } else {
+            openapi::v2_json(&resources)
+        })
     })
     .await?;
-    Ok(respond(if protobuf { V2_PROTOBUF_TYPE } else { "application/json" }, Some(&tag), bytes))
+    Ok(respond(
+        if protobuf {
+            V2_PROTOBUF_TYPE
+        } else {
+            "application/json"
+        },
+        Some(&tag),
+        bytes,
+    ))
 }
 
 async fn v3(context: &Context, kinds: Vec<Arc<Kind>>, group: &str, version: &str) -> ApiResponse {
-    let tag = openapi::v3_hash(&resources(&kinds), group, version).ok_or_else(ApiError::no_such_path)?;
+    let tag =
+        openapi::v3_hash(&resources(&kinds), group, version).ok_or_else(ApiError::no_such_path)?;
     if is_known(context, &tag) {
         return Ok(not_modified(&tag));
     }
     let (group, version) = (group.to_owned(), version.to_owned());
-    let bytes = blocking(move || openapi::v3_document(&resources(&kinds), &group, &version)).await?;
+    let bytes =
+        blocking(move || openapi::v3_document(&resources(&kinds), &group, &version)).await?;
     Ok(respond("application/json", Some(&tag), bytes))
 }
 
 /// A document takes tens of milliseconds to make: not on a thread that serves others.
-async fn blocking(work: impl FnOnce() -> Option<Vec<u8>> + Send + 'static) -> Result<Vec<u8>, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?.ok_or_else(ApiError::no_such_path)
+async fn blocking(
+    work: impl FnOnce() -> Option<Vec<u8>> + Send + 'static,
+) -> Result<Vec<u8>, ApiError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(ApiError::internal)?
+        .ok_or_else(ApiError::no_such_path)
 }
 
 fn is_known(context: &Context, tag: &str) -> bool {
-    let known = context.headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let known = context
+        .headers
+        .get(IF_NONE_MATCH)
+        .and_then(|value| value.to_str().ok());
     known.is_some_and(|known| known.trim_matches('"') == tag)
 }
 
@@ -94,9 +126,15 @@ fn not_modified(tag: &str) -> Response<ResponseBody> {
     response
 }
 
-fn respond(content_type: &'static str, tag: Option<&str>, bytes: Vec<u8>) -> Response<ResponseBody> {
+fn respond(
+    content_type: &'static str,
+    tag: Option<&str>,
+    bytes: Vec<u8>,
+) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::from(bytes));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     if let Some(tag) = tag {
         insert_tag(&mut response, tag);
     }

@@ -101,7 +101,8 @@ pub fn verb(method: &Method, path: &ResourcePath<'_>, query: &Query) -> &'static
     match *method {
         Method::POST => "create",
         Method::GET | Method::HEAD if !path.subresource.is_empty() => "get",
-        Method::GET | Method::HEAD if path.watch || query.is_true("watch") => "watch",
+        Method::GET | Method::HEAD if path.watch => "watch",
+        Method::GET | Method::HEAD if path.name.is_empty() && query.is_true("watch") => "watch",
         Method::GET | Method::HEAD if path.name.is_empty() => "list",
         Method::GET | Method::HEAD => "get",
         Method::PUT => "update",
