@@ -10,6 +10,7 @@ pub mod build;
 pub mod digest;
 pub mod download;
 mod index;
+mod layer_stream;
 mod pull;
 pub mod reference;
 pub mod registry;

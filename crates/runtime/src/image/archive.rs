@@ -15,11 +15,11 @@ use std::sync::atomic::AtomicBool;
 use serde::Deserialize;
 
 use super::digest::{Digest, HashingReader};
+use super::layer_stream::decompress;
 use super::reference::Reference;
 use super::spec::{Descriptor, Document, Manifest, Platform, choose_platform, parse_config};
 use super::store::{Failure, ImageStore, LayerSource, NewImage, chain_ids};
 use super::tar_reader::{EntryKind, TarReader};
-use super::unpack::decompress;
 use crate::service::ImageError;
 
 /// Manifests and configurations larger than this are refused.

@@ -48,19 +48,17 @@ const ACCEPTED_MANIFESTS: [&str; 4] = [
     spec::DOCKER_MANIFEST,
 ];
 
-type PullFuture = Shared<BoxFuture<'static, Result<PullResult, ImageError>>>;
+type BoxedPull = BoxFuture<'static, Result<PullResult, ImageError>>;
+type PullFuture = Shared<BoxedPull>;
+/// Who pulls what.
+type PullKey = (Reference, Option<Credentials>);
 type StagingCell = OnceCell<Arc<StagedLayer>>;
 
 /// Pulls under way in this process, and how to reach registries.
 pub(super) struct Pulls {
     registries: RegistriesFile,
     downloads: Downloads,
-    running: Mutex<
-        HashMap<
-            (Reference, Option<Credentials>),
-            WeakShared<BoxFuture<'static, Result<PullResult, ImageError>>>,
-        >,
-    >,
+    running: Mutex<HashMap<PullKey, WeakShared<BoxedPull>>>,
     staging: Mutex<HashMap<Digest, Weak<StagingCell>>>,
 }
 

@@ -1,7 +1,6 @@
 //! Pulls from Debian's docker-registry, filled by skopeo, and from a registry that misbehaves on purpose.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +11,10 @@ use serde_json::json;
 use super::*;
 use crate::image::store::tests::busybox_archive;
 use crate::image_roots::ImageRoots;
+use fake_registry::{Asked, FakeImage, FakeRegistry, Reply, layer, two_layers};
+
+#[path = "pull_tests/fake_registry.rs"]
+mod fake_registry;
 
 const IMAGE: &str = "gcr.io/google-samples/hello-app:1.0";
 /// A registry that nobody runs: port 1 on loopback refuses.
@@ -353,227 +356,6 @@ async fn verifies_certificates() {
         );
         store.remove(&id).await.expect("removed");
     }
-}
-
-// A registry of our own, which does as it is told.
-
-#[derive(Clone, Default)]
-struct Reply {
-    status: u16,
-    headers: Vec<(&'static str, String)>,
-    body: Vec<u8>,
-    /// Send only so much of the body, then close.
-    cut_after: Option<usize>,
-    /// Send only so much of the body, then wait for the client to leave.
-    stall_after: Option<usize>,
-}
-
-impl Reply {
-    fn ok(body: impl Into<Vec<u8>>) -> Reply {
-        Reply {
-            status: 200,
-            body: body.into(),
-            ..Reply::default()
-        }
-    }
-
-    fn status(status: u16) -> Reply {
-        Reply {
-            status,
-            ..Reply::default()
-        }
-    }
-
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Reply {
-        self.headers.push((name, value.into()));
-        self
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Asked {
-    method: String,
-    path: String,
-    headers: BTreeMap<String, String>,
-    body: String,
-}
-
-struct FakeRegistry {
-    address: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
-}
-
-impl FakeRegistry {
-    fn start(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> FakeRegistry {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
-        let log = Arc::clone(&asked);
-        let answer = Arc::new(answer);
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (Ok(stream), log, answer) = (stream, Arc::clone(&log), Arc::clone(&answer))
-                else {
-                    break;
-                };
-                std::thread::spawn(move || serve(stream, &log, answer.as_ref()));
-            }
-        });
-        FakeRegistry { address, asked }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn count(&self, part: &str) -> usize {
-        self.asked
-            .lock()
-            .expect("not poisoned")
-            .iter()
-            .filter(|a| a.path.contains(part))
-            .count()
-    }
-}
-
-fn serve(
-    stream: TcpStream,
-    log: &Mutex<Vec<Asked>>,
-    answer: &(dyn Fn(&Asked) -> Reply + Send + Sync),
-) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let mut words = line.split_whitespace();
-    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let mut headers = BTreeMap::new();
-    loop {
-        line.clear();
-        reader.read_line(&mut line).ok()?;
-        match line.trim_end().split_once(": ") {
-            Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.to_owned()),
-            None => break,
-        };
-    }
-    let length = headers
-        .get("content-length")
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(0);
-    let mut body = vec![0; length];
-    std::io::Read::read_exact(&mut reader, &mut body).ok()?;
-    let asked = Asked {
-        method,
-        path,
-        headers,
-        body: String::from_utf8_lossy(&body).into_owned(),
-    };
-    log.lock().ok()?.push(asked.clone());
-    let reply = answer(&asked);
-    let mut head = format!(
-        "HTTP/1.1 {} x\r\nconnection: close\r\ncontent-length: {}\r\n",
-        reply.status,
-        reply.body.len()
-    );
-    for (name, value) in &reply.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    let mut stream = stream;
-    stream.write_all(format!("{head}\r\n").as_bytes()).ok()?;
-    let sent = reply
-        .cut_after
-        .or(reply.stall_after)
-        .unwrap_or(reply.body.len());
-    stream.write_all(&reply.body[..sent]).ok()?;
-    if reply.stall_after.is_some() {
-        // Until the client hangs up.
-        let _ = std::io::Read::read(&mut reader, &mut [0]);
-    }
-    Some(())
-}
-
-/// An image in memory: what each path of its registry answers.
-#[derive(Clone)]
-struct FakeImage {
-    manifest: Vec<u8>,
-    config: Vec<u8>,
-    layers: Vec<Vec<u8>>,
-}
-
-impl FakeImage {
-    /// Each layer is a tar, shown as it is.
-    fn of(layers: Vec<Vec<u8>>) -> FakeImage {
-        let diff_ids: Vec<Digest> = layers.iter().map(|l| Digest::of(l)).collect();
-        FakeImage::with_diff_ids(layers, &diff_ids)
-    }
-
-    fn with_diff_ids(layers: Vec<Vec<u8>>, diff_ids: &[Digest]) -> FakeImage {
-        let config = json!({"architecture": Platform::host().architecture, "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}});
-        let config = config.to_string().into_bytes();
-        let descriptor = |bytes: &[u8], media_type: &str| json!({"mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len()});
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": spec::OCI_MANIFEST,
-            "config": descriptor(&config, spec::OCI_CONFIG),
-            "layers": layers.iter().map(|l| descriptor(l, "application/vnd.oci.image.layer.v1.tar")).collect::<Vec<_>>(),
-        });
-        FakeImage {
-            manifest: manifest.to_string().into_bytes(),
-            config,
-            layers,
-        }
-    }
-
-    fn answer(&self, asked: &Asked) -> Reply {
-        let path = asked.path.split('?').next().unwrap_or_default();
-        if path.contains("/manifests/") {
-            return Reply::ok(self.manifest.clone()).with("content-type", spec::OCI_MANIFEST);
-        }
-        for blob in self.layers.iter().chain([&self.config]) {
-            if path.ends_with(&format!("/blobs/{}", Digest::of(blob))) {
-                let range = asked
-                    .headers
-                    .get("range")
-                    .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-                return match range {
-                    None => Reply::ok(blob.clone()),
-                    Some(start) => Reply {
-                        status: 206,
-                        body: blob[start..].to_vec(),
-                        ..Reply::default()
-                    }
-                    .with(
-                        "content-range",
-                        format!("bytes {start}-{}/{}", blob.len() - 1, blob.len()),
-                    ),
-                };
-            }
-        }
-        Reply::status(404)
-    }
-
-    fn blob(&self, layer: usize) -> String {
-        format!("/blobs/{}", Digest::of(&self.layers[layer]))
-    }
-}
-
-fn layer(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    for (path, content) in files {
-        let mut header = tar::Header::new_gnu();
-        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
-        header.set_mode(0o644);
-        header.set_size(content.len() as u64);
-        header.set_cksum();
-        tar.append(&header, *content).expect("in memory");
-    }
-    tar.into_inner().expect("in memory")
-}
-
-fn two_layers() -> FakeImage {
-    FakeImage::of(vec![
-        layer(&[("a", &[1; 300_000])]),
-        layer(&[("b", &[2; 200_000])]),
-    ])
 }
 
 /// A store whose gcr.io is the given endpoint and nothing else: Docker Hub's rule that a mirror may be the registry itself.

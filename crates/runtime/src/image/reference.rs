@@ -316,10 +316,7 @@ mod tests {
         check("Nginx", Err(Uppercase("Nginx".into())));
         check("a/B:1", Err(Uppercase("a/B".into())));
         check(HEX, Err(LooksLikeId(HEX.into())));
-        check(
-            &"a/".repeat(128).trim_end_matches('/').to_owned(),
-            Err(NameTooLong),
-        );
+        check("a/".repeat(128).trim_end_matches('/'), Err(NameTooLong));
         check(&format!("a:{}", "t".repeat(129)), Err(Format));
         check(
             &format!("a@md5:{}", &HEX[..32]),

@@ -13,15 +13,14 @@
 //! redirect a directory. Directories that a layer uses but does not list get the owner and mode of
 //! the same directory in the layers below, as in containerd.
 
-use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
@@ -29,6 +28,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::digest::{Digest, HashingReader};
+pub use super::layer_stream::Limits;
+use super::layer_stream::{bounded, read_error, too_large};
 use super::remove_tree::remove_tree_at;
 use super::tar_reader::{Entry, EntryKind, Extent, TarReader};
 
@@ -39,34 +40,9 @@ const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 const COPY_BUFFER_BYTES: usize = 128 << 10;
 /// What a file on disk is rounded up to when its use is estimated.
 const DISK_BLOCK_BYTES: u64 = 4096;
-/// 128 MiB: what zstd's own tool takes without `--long`.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// Paths of directories are remembered until their times can be set; together no more than this.
 const REMEMBERED_PATH_BYTES_MAX: usize = 256 << 20;
 const IMPLIED_DIRECTORY_MODE: u32 = 0o755;
-
-/// How much a layer may unpack to.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Of the tar stream and of all files together, holes included.
-    pub unpacked_bytes_max: u64,
-    /// Unpacked to compressed bytes, once [`Limits::ratio_floor_bytes`] are unpacked.
-    pub ratio_max: u64,
-    pub ratio_floor_bytes: u64,
-    pub entry_count_max: u64,
-}
-
-impl Default for Limits {
-    /// Far above real images (the largest machine-learning layers reach 20 GB), far below a full disk by surprise.
-    fn default() -> Self {
-        Limits {
-            unpacked_bytes_max: 64 << 30,
-            ratio_max: 200,
-            ratio_floor_bytes: 1 << 30,
-            entry_count_max: 4_000_000,
-        }
-    }
-}
 
 /// What unpacking a layer came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,22 +80,8 @@ pub fn unpack_layer(
     limits: &Limits,
     cancelled: &AtomicBool,
 ) -> Result<Usage, UnpackError> {
-    let compressed_bytes = Rc::new(Cell::new(0));
-    let counted = CountingReader {
-        inner: compressed,
-        byte_count: Rc::clone(&compressed_bytes),
-    };
-    let bounded = BoundedReader {
-        inner: decompress(counted)?,
-        unpacked_bytes: 0,
-        compressed_bytes,
-        limits,
-        cancelled,
-    };
-    let hashed = HashingReader::new(
-        BufReader::with_capacity(COPY_BUFFER_BYTES, bounded),
-        diff_id.algorithm(),
-    );
+    let bounded = bounded(compressed, limits, cancelled)?;
+    let hashed = HashingReader::new(bounded, diff_id.algorithm());
     let mut reader = TarReader::new(hashed);
     let mut unpacker = Unpacker::new(target, parents, limits)?;
     while let Some(entry) = reader.next_entry().map_err(read_error)? {
@@ -135,31 +97,6 @@ pub fn unpack_layer(
         )));
     }
     Ok(unpacker.usage)
-}
-
-/// A decompressing reader over a layer or archive of any supported compression.
-pub fn decompress<'a>(compressed: impl Read + 'a) -> Result<Box<dyn Read + 'a>, UnpackError> {
-    let mut buffered = BufReader::with_capacity(COPY_BUFFER_BYTES, compressed);
-    // One read of a file or of a socket gives at least the magic bytes, or all there is.
-    let magic = buffered.fill_buf().map_err(read_error)?;
-    match magic {
-        [0x1f, 0x8b, ..] => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(buffered))),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let mut decoder =
-                zstd::stream::read::Decoder::with_buffer(buffered).map_err(read_error)?;
-            decoder
-                .window_log_max(ZSTD_WINDOW_LOG_MAX)
-                .map_err(read_error)?;
-            Ok(Box::new(decoder))
-        }
-        [b'B', b'Z', b'h', ..] => Err(UnpackError::Corrupt(
-            "compression bzip2 is not supported".into(),
-        )),
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => Err(UnpackError::Corrupt(
-            "compression xz is not supported".into(),
-        )),
-        _ => Ok(Box::new(buffered)),
-    }
 }
 
 struct Unpacker<'a> {
@@ -898,13 +835,6 @@ fn show(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn too_large(limits: &Limits) -> UnpackError {
-    UnpackError::Corrupt(format!(
-        "layer unpacks to more than {} bytes",
-        limits.unpacked_bytes_max
-    ))
-}
-
 /// Sorts an error of making `path` by whose fault it is.
 fn layer_error(path: &Path, errno: Errno) -> UnpackError {
     match errno {
@@ -937,76 +867,10 @@ fn file_error(path: &Path, error: io::Error) -> UnpackError {
     }
 }
 
-fn io_error(action: String, source: impl Into<io::Error>) -> UnpackError {
+pub(super) fn io_error(action: String, source: impl Into<io::Error>) -> UnpackError {
     UnpackError::Io {
         action,
         source: source.into(),
-    }
-}
-
-/// An error of reading the layer: its own fault, unless the kernel said so.
-fn read_error(error: io::Error) -> UnpackError {
-    if error.raw_os_error().is_some() {
-        return io_error("reading a layer".into(), error);
-    }
-    if error.get_ref().is_some_and(|inner| inner.is::<Stopped>()) {
-        return UnpackError::Cancelled;
-    }
-    UnpackError::Corrupt(match error.kind() {
-        io::ErrorKind::UnexpectedEof => format!("layer is cut short: {error}"),
-        _ => error.to_string(),
-    })
-}
-
-struct CountingReader<R> {
-    inner: R,
-    byte_count: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for CountingReader<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buf)?;
-        self.byte_count.set(self.byte_count.get() + count as u64);
-        Ok(count)
-    }
-}
-
-/// Marks the error that [`BoundedReader`] raises when the caller has cancelled.
-#[derive(Debug, thiserror::Error)]
-#[error("cancelled")]
-struct Stopped;
-
-struct BoundedReader<'a, R> {
-    inner: R,
-    unpacked_bytes: u64,
-    compressed_bytes: Rc<Cell<u64>>,
-    limits: &'a Limits,
-    cancelled: &'a AtomicBool,
-}
-
-impl<R: Read> Read for BoundedReader<'_, R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.cancelled.load(Ordering::Relaxed) {
-            return Err(io::Error::other(Stopped));
-        }
-        let count = self.inner.read(buf)?;
-        self.unpacked_bytes += count as u64;
-        if self.unpacked_bytes > self.limits.unpacked_bytes_max {
-            return Err(io::Error::other(too_large(self.limits).to_string()));
-        }
-        let ratio_bytes_max = self
-            .compressed_bytes
-            .get()
-            .saturating_mul(self.limits.ratio_max);
-        if self.unpacked_bytes > self.limits.ratio_floor_bytes
-            && self.unpacked_bytes > ratio_bytes_max
-        {
-            return Err(io::Error::other(format!(
-                "layer unpacks to more than {} times its size, like a decompression bomb",
-                self.limits.ratio_max
-            )));
-        }
-        Ok(count)
     }
 }
 

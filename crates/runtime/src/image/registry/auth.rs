@@ -55,9 +55,7 @@ pub(super) fn parse_challenges(header: &str) -> Vec<Challenge> {
     let mut challenges = Vec::new();
     let mut rest = header.trim_start();
     while !rest.is_empty() {
-        let scheme_end = rest
-            .find(|c: char| c == ' ' || c == ',')
-            .unwrap_or(rest.len());
+        let scheme_end = rest.find([' ', ',']).unwrap_or(rest.len());
         let scheme = &rest[..scheme_end];
         rest = rest[scheme_end..].trim_start_matches([' ', ',']);
         let (mut realm, mut service, mut scope) = (String::new(), String::new(), String::new());
