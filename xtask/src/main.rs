@@ -1,19 +1,18 @@
-//! Development chores; `cargo xtask <verb>`.
+//! Development chores: `cargo run -p xtask -- VERB`.
+
+mod deps_check;
+mod gen_schema;
 
 use std::path::Path;
 
-mod gen_schema;
-
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments
-        .iter()
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .as_slice()
-    {
-        ["gen-schema", kubernetes] => print!("{}", gen_schema::run(Path::new(kubernetes))?),
-        _ => anyhow::bail!("usage: xtask gen-schema KUBERNETES_DIR"),
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["deps-check"] => deps_check::run(),
+        ["gen-schema", kubernetes] => {
+            print!("{}", gen_schema::run(Path::new(kubernetes))?);
+            Ok(())
+        }
+        _ => anyhow::bail!("usage: xtask deps-check | gen-schema KUBERNETES_DIR"),
     }
-    Ok(())
 }

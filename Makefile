@@ -1,0 +1,52 @@
+# `make` lists the targets. Two do all the set-up: `make up` and `make test`.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+KUBECTL ?= kubectl
+JSON ?=
+
+.PHONY: help up down test ci lint deps-check build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+up: ## make a cluster here and deploy hello-world on it
+	@scripts/up.sh
+
+down: ## stop the cluster and remove everything it made
+	@scripts/as-root.sh target/release/llmagentos reset
+
+build: tools ## build the release binary
+	cargo build --release --locked -p llmagentos
+
+test: test-tools ## install what the tests need, and run all of them
+	@scripts/test.sh
+
+ci: lint deps-check test ## everything that CI runs
+
+lint: tools ## rustfmt and clippy, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+deps-check: tools ## licences, forbidden crates, and which of our crates may depend on which
+	cargo run --quiet --locked -p xtask -- deps-check
+
+bench: bench-store bench-runtime bench-api bench-cluster ## every benchmark; JSON=FILE also writes one JSON object a line
+
+bench-store: test-tools ## durable writes: the store beside etcd
+	@scripts/bench.sh store $(JSON)
+
+bench-runtime: test-tools ## create, start, wait, delete of `true`: the runtime beside runc and crun
+	@scripts/bench.sh runtime $(JSON)
+
+bench-api: tools ## durable pod creates through the API
+	@scripts/bench.sh api $(JSON)
+
+bench-cluster: tools ## start, restart, idle cost, pod start of a whole cluster
+	@scripts/bench.sh cluster $(JSON)
+
+tools:
+	@scripts/install.sh build
+
+test-tools:
+	@scripts/install.sh build kubectl test
