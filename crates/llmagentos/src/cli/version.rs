@@ -14,7 +14,7 @@ pub struct VersionArgs {
 
 pub fn run(args: &VersionArgs) -> anyhow::Result<ExitCode> {
     let version = env!("CARGO_PKG_VERSION");
-    let kubernetes = apiserver::KUBERNETES_VERSION;
+    let kubernetes = "v1.36.0";
     match args.output {
         super::status::Output::Text => println!("llmagentos {version} (Kubernetes API {kubernetes})"),
         super::status::Output::Json => println!(
