@@ -13,7 +13,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 fn main() -> std::io::Result<()> {
     let port: u16 = match std::env::var("PORT") {
         Ok(text) => text.parse().map_err(|_| {
-            std::io::Error::other(format!("PORT is \"{text}\", not a port number; unset it or give 1 to 65535"))
+            std::io::Error::other(format!(
+                "PORT is \"{text}\", not a port number; unset it or give 1 to 65535"
+            ))
         })?,
         Err(_) => 8080,
     };

@@ -7,7 +7,12 @@ use std::path::Path;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    match arguments
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
         ["deps-check"] => deps_check::run(),
         ["gen-schema", kubernetes] => {
             print!("{}", gen_schema::run(Path::new(kubernetes))?);

@@ -36,9 +36,13 @@ fn main() -> anyhow::Result<()> {
         }
     }
     let program = program.context("--program FILE is needed")?;
-    rustls::crypto::ring::default_provider().install_default().ok();
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
     let mut report = Report::default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     starts(&program, &mut report)?;
     let bench = Instance::new(&program)?;
     bench.init()?;
@@ -57,7 +61,10 @@ struct Instance {
 
 impl Instance {
     fn new(program: &Path) -> anyhow::Result<Self> {
-        Ok(Self { program: program.to_owned(), directory: tempfile::Builder::new().prefix("llma-bench-").tempdir()? })
+        Ok(Self {
+            program: program.to_owned(),
+            directory: tempfile::Builder::new().prefix("llma-bench-").tempdir()?,
+        })
     }
 
     fn path(&self, name: &str) -> String {
@@ -81,15 +88,33 @@ impl Instance {
         let begun = Instant::now();
         let cgroup_root = format!("/llmagentos-bench-{}", std::process::id());
         self.run(&[
-            "init", "--no-systemd", "--api-port", "0", "--kubelet-port", "0", "--data-dir", &self.path("data"), "--run-dir",
-            &self.path("run"), "--log-dir", &self.path("log"), "--cgroup-root", &cgroup_root, "--node-name", "bench",
+            "init",
+            "--no-systemd",
+            "--api-port",
+            "0",
+            "--kubelet-port",
+            "0",
+            "--data-dir",
+            &self.path("data"),
+            "--run-dir",
+            &self.path("run"),
+            "--log-dir",
+            &self.path("log"),
+            "--cgroup-root",
+            &cgroup_root,
+            "--node-name",
+            "bench",
         ])?;
         Ok(begun.elapsed())
     }
 
     async fn client(&self) -> anyhow::Result<kube::Client> {
         let kubeconfig = kube::config::Kubeconfig::read_from(self.path("config/kubeconfig.yaml"))?;
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;
+        let config = kube::Config::from_custom_kubeconfig(
+            kubeconfig,
+            &kube::config::KubeConfigOptions::default(),
+        )
+        .await?;
         Ok(kube::Client::try_from(config)?)
     }
 
@@ -165,7 +190,8 @@ async fn pod_starts(client: &kube::Client, report: &mut Report) -> anyhow::Resul
             }
         }
         samples.push(begun.elapsed().as_secs_f64() * 1e3);
-        pods.delete(&name, &DeleteParams::default().grace_period(0)).await?;
+        pods.delete(&name, &DeleteParams::default().grace_period(0))
+            .await?;
         // The next start should not wait for this one's end.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -174,10 +200,14 @@ async fn pod_starts(client: &kube::Client, report: &mut Report) -> anyhow::Resul
 }
 
 async fn wait_for_service_account(client: &kube::Client) -> anyhow::Result<()> {
-    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client.clone(), "default");
+    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
+        Api::namespaced(client.clone(), "default");
     let deadline = Instant::now() + Duration::from_secs(10);
     while accounts.get_opt("default").await?.is_none() {
-        anyhow::ensure!(Instant::now() < deadline, "the default service account never came");
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "the default service account never came"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
@@ -189,7 +219,12 @@ fn restarts(instance: &Instance, report: &mut Report) -> anyhow::Result<()> {
         instance.run(&["stop", "--keep-containers"])?;
         let begun = Instant::now();
         let mut child = Command::new(&instance.program)
-            .args(["--config-dir", &instance.path("config"), "server", "--new-session"])
+            .args([
+                "--config-dir",
+                &instance.path("config"),
+                "server",
+                "--new-session",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -207,20 +242,29 @@ fn restarts(instance: &Instance, report: &mut Report) -> anyhow::Result<()> {
 
 /// Waits until the API answers a list of what is stored.
 fn serving(instance: &Instance, child: &mut std::process::Child) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let deadline = Instant::now() + Duration::from_secs(60);
     let status_path = instance.path("run/status.json");
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait()? {
             bail!("the server ended: {status}");
         }
-        let current = std::fs::read(&status_path).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
-        let is_ours = current.is_some_and(|status| status["pid"] == child.id() && status["api_url"].is_string());
+        let current = std::fs::read(&status_path)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+        let is_ours = current
+            .is_some_and(|status| status["pid"] == child.id() && status["api_url"].is_string());
         if is_ours {
             return runtime.block_on(async {
-                let configmaps: Api<ConfigMap> = Api::namespaced(instance.client().await?, "default");
+                let configmaps: Api<ConfigMap> =
+                    Api::namespaced(instance.client().await?, "default");
                 let name = format!("object-{}", OBJECT_COUNT - 1);
-                configmaps.get(&name).await.context("the last object that was written")?;
+                configmaps
+                    .get(&name)
+                    .await
+                    .context("the last object that was written")?;
                 Ok(())
             });
         }
@@ -236,7 +280,12 @@ fn idle(instance: &Instance, report: &mut Report) -> anyhow::Result<()> {
     let processes = instance.processes()?;
     let ticks = |path: &PathBuf| -> anyhow::Result<u64> {
         let stat = std::fs::read_to_string(path.join("stat"))?;
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
         // utime and stime are fields 14 and 15 of proc(5), the command's end is field 2.
         Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
     };
@@ -244,16 +293,30 @@ fn idle(instance: &Instance, report: &mut Report) -> anyhow::Result<()> {
     std::thread::sleep(Duration::from_secs(IDLE_SECONDS));
     let after: u64 = processes.iter().map(ticks).sum::<anyhow::Result<u64>>()?;
     let ticks_per_second = rustix::param::clock_ticks_per_second();
-    report.add("CPU idle, all our processes", "% of a core", vec![(after - before) as f64 / ticks_per_second as f64 / IDLE_SECONDS as f64 * 100.0]);
+    report.add(
+        "CPU idle, all our processes",
+        "% of a core",
+        vec![(after - before) as f64 / ticks_per_second as f64 / IDLE_SECONDS as f64 * 100.0],
+    );
     let mut resident_kib = 0;
     for process in &processes {
         let rollup = std::fs::read_to_string(process.join("smaps_rollup"))?;
         resident_kib += rollup
             .lines()
-            .find_map(|line| line.strip_prefix("Rss:")?.split_whitespace().next()?.parse::<u64>().ok())
+            .find_map(|line| {
+                line.strip_prefix("Rss:")?
+                    .split_whitespace()
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
             .context("smaps_rollup has Rss")?;
     }
-    report.add("memory idle with 10,000 objects, resident, all our processes", "MB", vec![resident_kib as f64 * 1024.0 / 1e6]);
+    report.add(
+        "memory idle with 10,000 objects, resident, all our processes",
+        "MB",
+        vec![resident_kib as f64 * 1024.0 / 1e6],
+    );
     Ok(())
 }
 
@@ -272,7 +335,10 @@ impl Report {
     }
 
     fn print(&self, json_path: Option<&str>) -> anyhow::Result<()> {
-        println!("{:<62} {:<12} {:>9} {:>9} {:>9}", "name", "unit", "p10", "median", "p90");
+        println!(
+            "{:<62} {:<12} {:>9} {:>9} {:>9}",
+            "name", "unit", "p10", "median", "p90"
+        );
         let mut lines = String::new();
         for (name, unit, [p10, median, p90]) in &self.rows {
             println!("{name:<62} {unit:<12} {p10:>9.2} {median:>9.2} {p90:>9.2}");
@@ -280,7 +346,11 @@ impl Report {
             lines.push_str(&format!("{line}\n"));
         }
         if let Some(path) = json_path {
-            std::fs::OpenOptions::new().append(true).create(true).open(path)?.write_all(lines.as_bytes())?;
+            std::fs::OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(path)?
+                .write_all(lines.as_bytes())?;
         }
         Ok(())
     }

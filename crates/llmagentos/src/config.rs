@@ -14,7 +14,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Args, Clone, Debug)]
 pub struct InstanceArgs {
     /// Directory of the configuration; it names the instance that a command is about
-    #[arg(long, global = true, env = "LLMAGENTOS_CONFIG_DIR", default_value = "/etc/llmagentos", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "LLMAGENTOS_CONFIG_DIR",
+        default_value = "/etc/llmagentos",
+        value_name = "DIR"
+    )]
     pub config_dir: PathBuf,
 }
 
@@ -41,6 +47,7 @@ pub struct ClusterArgs {
     pub kubelet_port: u16,
     /// Name of this node; the host name if not given
     #[arg(long, value_name = "NAME")]
+    #[serde(skip)]
     pub node_name: Option<String>,
     /// Address of this node; that of the default route's interface if not given
     #[arg(long, value_name = "IP")]
@@ -85,17 +92,26 @@ impl Config {
     pub fn new(config_dir: &Path, mut cluster: ClusterArgs) -> anyhow::Result<Self> {
         let node_name = match &cluster.node_name {
             Some(name) => name.clone(),
-            None => rustix::system::uname().nodename().to_string_lossy().to_lowercase(),
+            None => rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .to_lowercase(),
         };
         if !is_dns1123_subdomain(&node_name) {
             bail!(
                 "node name \"{node_name}\" is not a DNS name (lower case letters, digits, '-' and '.'); give another with --node-name"
             );
         }
-        for (flag, cidr) in [("--cluster-cidr", &cluster.cluster_cidr), ("--service-cidr", &cluster.service_cidr)] {
+        for (flag, cidr) in [
+            ("--cluster-cidr", &cluster.cluster_cidr),
+            ("--service-cidr", &cluster.service_cidr),
+        ] {
             parse_cidr(cidr).with_context(|| format!("{flag} \"{cidr}\""))?;
         }
-        let (pods, services) = (parse_cidr(&cluster.cluster_cidr)?, parse_cidr(&cluster.service_cidr)?);
+        let (pods, services) = (
+            parse_cidr(&cluster.cluster_cidr)?,
+            parse_cidr(&cluster.service_cidr)?,
+        );
         if pods.overlaps(&services) {
             bail!(
                 "--cluster-cidr {} and --service-cidr {} overlap; give ranges that do not",
@@ -104,13 +120,24 @@ impl Config {
             );
         }
         if pods.prefix_length > 24 {
-            bail!("--cluster-cidr {} is smaller than the /24 that a node needs", cluster.cluster_cidr);
+            bail!(
+                "--cluster-cidr {} is smaller than the /24 that a node needs",
+                cluster.cluster_cidr
+            );
         }
         parse_port_range(&cluster.node_port_range)?;
-        for directory in [&mut cluster.data_dir, &mut cluster.run_dir, &mut cluster.log_dir] {
+        for directory in [
+            &mut cluster.data_dir,
+            &mut cluster.run_dir,
+            &mut cluster.log_dir,
+        ] {
             *directory = std::path::absolute(&*directory)?;
         }
-        Ok(Self { config_dir: std::path::absolute(config_dir)?, cluster, node_name })
+        Ok(Self {
+            config_dir: std::path::absolute(config_dir)?,
+            cluster,
+            node_name,
+        })
     }
 
     pub fn path(config_dir: &Path) -> PathBuf {
@@ -123,21 +150,37 @@ impl Config {
         let text = match std::fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                bail!("there is no cluster here ({} does not exist); make one with 'llmagentos init'", path.display())
+                bail!(
+                    "there is no cluster here ({} does not exist); make one with 'llmagentos init'",
+                    path.display()
+                )
             }
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
-        serde_json::from_slice(&text).with_context(|| format!("read {}: it is damaged; run 'llmagentos init' again", path.display()))
+        serde_json::from_slice(&text).with_context(|| {
+            format!(
+                "read {}: it is damaged; run 'llmagentos init' again",
+                path.display()
+            )
+        })
     }
 
     pub fn save(&self) -> anyhow::Result<()> {
-        std::fs::create_dir_all(&self.config_dir).with_context(|| format!("make {}", self.config_dir.display()))?;
+        std::fs::create_dir_all(&self.config_dir)
+            .with_context(|| format!("make {}", self.config_dir.display()))?;
         let path = Self::path(&self.config_dir);
-        write_atomically(&path, &serde_json::to_vec_pretty(self).expect("a configuration is JSON"), 0o644)
+        write_atomically(
+            &path,
+            &serde_json::to_vec_pretty(self).expect("a configuration is JSON"),
+            0o644,
+        )
     }
 
     pub fn kubeconfig_path(&self) -> PathBuf {
-        self.cluster.write_kubeconfig.clone().unwrap_or_else(|| self.config_dir.join("kubeconfig.yaml"))
+        self.cluster
+            .write_kubeconfig
+            .clone()
+            .unwrap_or_else(|| self.config_dir.join("kubeconfig.yaml"))
     }
 
     pub fn registries_path(&self) -> PathBuf {
@@ -178,7 +221,8 @@ impl Config {
 
     /// The first /24 of the cluster's range.
     pub fn pod_cidr(&self) -> String {
-        let cidr = parse_cidr(&self.cluster.cluster_cidr).expect("checked when the configuration was made");
+        let cidr = parse_cidr(&self.cluster.cluster_cidr)
+            .expect("checked when the configuration was made");
         format!("{}/24", cidr.address)
     }
 }
@@ -198,24 +242,40 @@ impl Cidr {
 }
 
 fn mask(address: Ipv4Addr, prefix_length: u8) -> u32 {
-    u32::from(address) & u32::MAX.checked_shl(32 - u32::from(prefix_length)).unwrap_or(0)
+    u32::from(address)
+        & u32::MAX
+            .checked_shl(32 - u32::from(prefix_length))
+            .unwrap_or(0)
 }
 
 /// Reads `10.42.0.0/16`.
 pub fn parse_cidr(text: &str) -> anyhow::Result<Cidr> {
-    let (address, prefix) = text.split_once('/').context("is not of the form 10.42.0.0/16")?;
-    let address: Ipv4Addr = address.parse().with_context(|| format!("\"{address}\" is not an IPv4 address"))?;
-    let prefix_length: u8 = prefix.parse().ok().filter(|bits| *bits <= 32).with_context(|| format!("\"{prefix}\" is not a prefix length from 0 to 32"))?;
+    let (address, prefix) = text
+        .split_once('/')
+        .context("is not of the form 10.42.0.0/16")?;
+    let address: Ipv4Addr = address
+        .parse()
+        .with_context(|| format!("\"{address}\" is not an IPv4 address"))?;
+    let prefix_length: u8 = prefix
+        .parse()
+        .ok()
+        .filter(|bits| *bits <= 32)
+        .with_context(|| format!("\"{prefix}\" is not a prefix length from 0 to 32"))?;
     let masked = Ipv4Addr::from(mask(address, prefix_length));
     if masked != address {
         bail!("has bits set behind its prefix; write {masked}/{prefix_length}");
     }
-    Ok(Cidr { address, prefix_length })
+    Ok(Cidr {
+        address,
+        prefix_length,
+    })
 }
 
 /// Reads `30000-32767`.
 pub fn parse_port_range(text: &str) -> anyhow::Result<std::ops::RangeInclusive<u16>> {
-    let parsed = text.split_once('-').and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    let parsed = text
+        .split_once('-')
+        .and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
     match parsed {
         Some((from, to)) if from > 0 && from <= to => Ok(from..=to),
         _ => bail!("--node-port-range \"{text}\" is not of the form 30000-32767"),
@@ -229,7 +289,9 @@ fn is_dns1123_subdomain(name: &str) -> bool {
             let bytes = label.as_bytes();
             matches!(bytes.first(), Some(b'a'..=b'z' | b'0'..=b'9'))
                 && matches!(bytes.last(), Some(b'a'..=b'z' | b'0'..=b'9'))
-                && bytes.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+                && bytes
+                    .iter()
+                    .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
         })
 }
 
@@ -239,7 +301,12 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> anyhow::Resul
     use std::os::unix::fs::OpenOptionsExt;
     let temporary = path.with_added_extension("tmp");
     let write = || -> std::io::Result<()> {
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&temporary)?;
         file.write_all(content)?;
         std::fs::rename(&temporary, path)
     };
@@ -253,10 +320,15 @@ mod tests {
     #[test]
     fn cidrs() {
         fn check(text: &str, expect: Result<(&str, u8), &str>) {
-            let actual = parse_cidr(text).map(|cidr| (cidr.address.to_string(), cidr.prefix_length));
+            let actual =
+                parse_cidr(text).map(|cidr| (cidr.address.to_string(), cidr.prefix_length));
             match (actual, expect) {
-                (Ok((address, bits)), Ok(expected)) => assert_eq!((address.as_str(), bits), expected, "{text}"),
-                (Err(error), Err(part)) => assert!(format!("{error:#}").contains(part), "{text}: {error:#}"),
+                (Ok((address, bits)), Ok(expected)) => {
+                    assert_eq!((address.as_str(), bits), expected, "{text}")
+                }
+                (Err(error), Err(part)) => {
+                    assert!(format!("{error:#}").contains(part), "{text}: {error:#}")
+                }
                 (actual, expect) => panic!("{text}: {actual:?}, expected {expect:?}"),
             }
         }
@@ -278,7 +350,10 @@ mod tests {
 
     #[test]
     fn port_ranges() {
-        assert_eq!(parse_port_range("30000-32767").expect("valid"), 30000..=32767);
+        assert_eq!(
+            parse_port_range("30000-32767").expect("valid"),
+            30000..=32767
+        );
         for bad in ["", "1", "5-4", "0-1", "1-70000", "a-b"] {
             assert!(parse_port_range(bad).is_err(), "{bad}");
         }

@@ -50,7 +50,13 @@ pub fn lock(config: &Config) -> anyhow::Result<ServerLock> {
     std::fs::create_dir_all(&config.cluster.run_dir)
         .with_context(|| format!("make {}", config.cluster.run_dir.display()))?;
     let path = lock_path(config);
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).with_context(|| format!("open {}", path.display()))?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(ServerLock { _file: file }),
         Err(rustix::io::Errno::WOULDBLOCK) => bail!(
@@ -63,9 +69,14 @@ pub fn lock(config: &Config) -> anyhow::Result<ServerLock> {
 
 /// Is there a live server, whatever its status file says?
 pub fn is_running(config: &Config) -> bool {
-    let Ok(file) = File::open(lock_path(config)) else { return false };
+    let Ok(file) = File::open(lock_path(config)) else {
+        return false;
+    };
     // A shared lock is refused exactly while a server holds its exclusive one.
-    matches!(flock(&file, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK))
+    matches!(
+        flock(&file, FlockOperation::NonBlockingLockShared),
+        Err(rustix::io::Errno::WOULDBLOCK)
+    )
 }
 
 pub fn read_status(config: &Config) -> Option<Status> {
@@ -73,7 +84,11 @@ pub fn read_status(config: &Config) -> Option<Status> {
 }
 
 pub fn write_status(config: &Config, status: &Status) -> anyhow::Result<()> {
-    write_atomically(&status_path(config), &serde_json::to_vec_pretty(status).expect("a status is JSON"), 0o644)
+    write_atomically(
+        &status_path(config),
+        &serde_json::to_vec_pretty(status).expect("a status is JSON"),
+        0o644,
+    )
 }
 
 /// The server's process, held so that its number cannot come to mean another process.
@@ -88,14 +103,19 @@ pub fn server_process(config: &Config) -> Option<ServerProcess> {
         return None;
     }
     let pid = read_status(config)?.pid;
-    let pidfd = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
+    let pidfd = pidfd_open(
+        Pid::from_raw(i32::try_from(pid).ok()?)?,
+        PidfdFlags::empty(),
+    )
+    .ok()?;
     // Asked again with the process in hand: the lock proves that it is still the server.
     is_running(config).then_some(ServerProcess { pid, pidfd })
 }
 
 impl ServerProcess {
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        pidfd_send_signal(&self.pidfd, signal).with_context(|| format!("signal the server (process {})", self.pid))
+        pidfd_send_signal(&self.pidfd, signal)
+            .with_context(|| format!("signal the server (process {})", self.pid))
     }
 
     /// Waits for its end; false when it still runs after `timeout`.
@@ -103,7 +123,10 @@ impl ServerProcess {
         let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut poll = [rustix::event::PollFd::new(&self.pidfd, rustix::event::PollFlags::IN)];
+            let mut poll = [rustix::event::PollFd::new(
+                &self.pidfd,
+                rustix::event::PollFlags::IN,
+            )];
             let spec = rustix::event::Timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: i64::from(left.subsec_nanos()),
@@ -133,7 +156,13 @@ pub fn unit_name(config: &Config) -> String {
         .to_string_lossy()
         .trim_matches('/')
         .chars()
-        .map(|character| if character.is_ascii_alphanumeric() { character } else { '-' })
+        .map(|character| {
+            if character.is_ascii_alphanumeric() {
+                character
+            } else {
+                '-'
+            }
+        })
         .collect();
     format!("llmagentos-{escaped}.service")
 }

@@ -17,7 +17,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).peekable();
     if arguments.peek().is_some_and(|verb| verb == "zygote") {
-        runtime::native::zygote_main(arguments.skip(1).collect());
+        runtime::native::zygote_main(arguments.skip(1));
     }
     match cli::run(cli::Cli::parse()) {
         Ok(code) => code,

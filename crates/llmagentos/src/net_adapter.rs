@@ -7,7 +7,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use async_trait::async_trait;
 use network::pod_network::PodNetwork;
-use runtime::service::{PodSandbox, RuntimeError, SandboxNetwork, SandboxNetworkRequest, SandboxState};
+use runtime::service::{
+    PodSandbox, RuntimeError, SandboxNetwork, SandboxNetworkRequest, SandboxState,
+};
 
 pub struct PodNetworkAdapter {
     network: Arc<PodNetwork>,
@@ -15,14 +17,21 @@ pub struct PodNetworkAdapter {
 
 impl PodNetworkAdapter {
     pub fn new(network: PodNetwork) -> Self {
-        Self { network: Arc::new(network) }
+        Self {
+            network: Arc::new(network),
+        }
     }
 
     /// After a start: gives back what belongs to sandboxes that are gone.
     pub fn recover(&self, sandboxes: &[PodSandbox]) -> anyhow::Result<()> {
-        let live: HashSet<String> =
-            sandboxes.iter().filter(|sandbox| sandbox.state == SandboxState::Ready).map(|sandbox| sandbox.id.clone()).collect();
-        self.network.retain(&live).context("recover the pod network")
+        let live: HashSet<String> = sandboxes
+            .iter()
+            .filter(|sandbox| sandbox.state == SandboxState::Ready)
+            .map(|sandbox| sandbox.id.clone())
+            .collect();
+        self.network
+            .retain(&live)
+            .context("recover the pod network")
     }
 }
 
@@ -30,10 +39,12 @@ impl PodNetworkAdapter {
 impl SandboxNetwork for PodNetworkAdapter {
     async fn set_up(&self, request: SandboxNetworkRequest) -> Result<Vec<IpAddr>, RuntimeError> {
         let network = Arc::clone(&self.network);
-        let address = tokio::task::spawn_blocking(move || network.set_up(&request.sandbox_id, &request.netns_path))
-            .await
-            .map_err(|error| RuntimeError::Internal(error.to_string()))?
-            .map_err(|error| RuntimeError::Internal(format!("set up the pod's network: {error}")))?;
+        let address = tokio::task::spawn_blocking(move || {
+            network.set_up(&request.sandbox_id, &request.netns_path)
+        })
+        .await
+        .map_err(|error| RuntimeError::Internal(error.to_string()))?
+        .map_err(|error| RuntimeError::Internal(format!("set up the pod's network: {error}")))?;
         Ok(vec![IpAddr::V4(address)])
     }
 
@@ -43,7 +54,9 @@ impl SandboxNetwork for PodNetworkAdapter {
         tokio::task::spawn_blocking(move || network.tear_down(&sandbox_id))
             .await
             .map_err(|error| RuntimeError::Internal(error.to_string()))?
-            .map_err(|error| RuntimeError::Internal(format!("take the pod's network down: {error}")))?;
+            .map_err(|error| {
+                RuntimeError::Internal(format!("take the pod's network down: {error}"))
+            })?;
         Ok(())
     }
 }

@@ -16,7 +16,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::Config;
 use crate::instance::{self, Status};
 
-pub use offline::{open_images, pod_log_directories, reset_containers_and_network, stop_containers};
+pub use offline::{
+    open_images, pod_log_directories, reset_containers_and_network, stop_containers,
+};
 
 /// Runs a server until SIGTERM or SIGINT.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
@@ -38,7 +40,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             return Err(error);
         }
     };
-    tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "cluster is up");
+    tracing::info!(
+        elapsed_ms = started.elapsed().as_millis() as u64,
+        "cluster is up"
+    );
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -57,7 +62,9 @@ pub struct Progress {
 
 impl Progress {
     fn new(config: &Config) -> anyhow::Result<Self> {
-        let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let started = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
         let status = Status {
             pid: std::process::id(),
             started_at_seconds: i64::try_from(started).unwrap_or(i64::MAX),
@@ -68,7 +75,10 @@ impl Progress {
             error: None,
         };
         instance::write_status(config, &status)?;
-        Ok(Self { config: config.clone(), status })
+        Ok(Self {
+            config: config.clone(),
+            status,
+        })
     }
 
     /// Names the phase that begins.
@@ -102,18 +112,30 @@ impl Progress {
 /// A client from a kubeconfig file.
 pub async fn kubeconfig_client(path: &Path) -> anyhow::Result<kube::Client> {
     // The second of two installations is refused, which is as good as the first.
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let kubeconfig = kube::config::Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
-        .await
-        .with_context(|| format!("use {}", path.display()))?;
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
+    let kubeconfig = kube::config::Kubeconfig::read_from(path)
+        .with_context(|| format!("read {}", path.display()))?;
+    let config = kube::Config::from_custom_kubeconfig(
+        kubeconfig,
+        &kube::config::KubeConfigOptions::default(),
+    )
+    .await
+    .with_context(|| format!("use {}", path.display()))?;
     kube::Client::try_from(config).context("make a client")
 }
 
 /// As many open files as this process may have: every watch and every log is one.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    ) {
         tracing::warn!(%error, "limit of open files not raised");
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use network::pod_network::reset_links;
-use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use runtime::image::{ImageStore, StoreOptions};
 use runtime::native::{self, NativeRuntime};
 use runtime::service::RuntimeService;
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::config::Config;
 
@@ -34,15 +34,26 @@ pub fn runtime_config(config: &Config) -> anyhow::Result<native::Config> {
 pub fn stop_containers(config: &Config, grace_period_seconds: u64) -> anyhow::Result<usize> {
     async_runtime()?.block_on(async {
         let images = Arc::new(open_images(config)?);
-        let runtime =
-            NativeRuntime::new(runtime_config(config)?, images, None).context("reach the container runtime")?;
+        let runtime = NativeRuntime::new(runtime_config(config)?, images, None)
+            .context("reach the container runtime")?;
         let containers = runtime.list_containers().await.context("list containers")?;
-        let stops = containers.iter().map(|container| runtime.stop_container(&container.id, grace_period_seconds));
+        let stops = containers
+            .iter()
+            .map(|container| runtime.stop_container(&container.id, grace_period_seconds));
         for result in futures::future::join_all(stops).await {
             result?;
         }
-        let sandboxes = runtime.list_pod_sandboxes().await.context("list pod sandboxes")?;
-        for result in futures::future::join_all(sandboxes.iter().map(|sandbox| runtime.stop_pod_sandbox(&sandbox.id))).await {
+        let sandboxes = runtime
+            .list_pod_sandboxes()
+            .await
+            .context("list pod sandboxes")?;
+        for result in futures::future::join_all(
+            sandboxes
+                .iter()
+                .map(|sandbox| runtime.stop_pod_sandbox(&sandbox.id)),
+        )
+        .await
+        {
             result?;
         }
         end_zygote(&runtime)?;
@@ -53,7 +64,10 @@ pub fn stop_containers(config: &Config, grace_period_seconds: u64) -> anyhow::Re
 /// Ends the containers' parent, which has no more children.
 fn end_zygote(runtime: &NativeRuntime) -> anyhow::Result<()> {
     runtime.settle();
-    let pid = i32::try_from(runtime.zygote_pid()).ok().and_then(Pid::from_raw).context("the zygote has a process id")?;
+    let pid = i32::try_from(runtime.zygote_pid())
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("the zygote has a process id")?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("find the zygote")?;
     pidfd_send_signal(&pidfd, Signal::TERM).context("end the zygote")
 }
@@ -61,7 +75,12 @@ fn end_zygote(runtime: &NativeRuntime) -> anyhow::Result<()> {
 /// Removes containers, links, rules and volumes' mounts; answers what was (or would be) removed.
 pub fn reset_containers_and_network(config: &Config, dry_run: bool) -> anyhow::Result<Vec<String>> {
     let runtime = runtime_config(config)?;
-    let mut removed = if dry_run { native::planned_reset(&runtime) } else { native::reset(&runtime) }.context("remove the containers")?;
+    let mut removed = if dry_run {
+        native::planned_reset(&runtime)
+    } else {
+        native::reset(&runtime)
+    }
+    .context("remove the containers")?;
     removed.extend(volume_mounts(config, dry_run)?);
     removed.extend(reset_links(&config.cluster.bridge, dry_run).context("remove the network")?);
     Ok(removed)
@@ -69,7 +88,8 @@ pub fn reset_containers_and_network(config: &Config, dry_run: bool) -> anyhow::R
 
 /// What is mounted below the pods' directories, innermost first.
 fn volume_mounts(config: &Config, dry_run: bool) -> anyhow::Result<Vec<String>> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    let table =
+        std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     let mut targets: Vec<PathBuf> = table
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
@@ -80,7 +100,8 @@ fn volume_mounts(config: &Config, dry_run: bool) -> anyhow::Result<Vec<String>> 
     let mut removed = Vec::new();
     for target in targets {
         if !dry_run {
-            unmount(&target, UnmountFlags::DETACH).with_context(|| format!("unmount {}", target.display()))?;
+            unmount(&target, UnmountFlags::DETACH)
+                .with_context(|| format!("unmount {}", target.display()))?;
         }
         removed.push(format!("mount {}", target.display()));
     }
@@ -89,22 +110,39 @@ fn volume_mounts(config: &Config, dry_run: bool) -> anyhow::Result<Vec<String>> 
 
 /// A path of mountinfo: blanks and backslashes are written in octal there (proc(5)).
 fn unescaped(path: &str) -> String {
-    path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    path.replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\012", "\n")
+        .replace("\\134", "\\")
 }
 
 /// Directories of our pods' logs: `<namespace>_<name>_<uid>`, of the pods that the node agent has a directory for.
 pub fn pod_log_directories(config: &Config) -> Vec<PathBuf> {
     let names = |directory: &Path| -> Vec<String> {
-        std::fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        std::fs::read_dir(directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
     };
-    let uids: HashSet<String> = names(&config.kubelet_dir().join("pods")).into_iter().collect();
+    let uids: HashSet<String> = names(&config.kubelet_dir().join("pods"))
+        .into_iter()
+        .collect();
     names(&config.cluster.log_dir)
         .into_iter()
-        .filter(|name| name.rsplit('_').next().is_some_and(|uid| uids.contains(uid)))
+        .filter(|name| {
+            name.rsplit('_')
+                .next()
+                .is_some_and(|uid| uids.contains(uid))
+        })
         .map(|name| config.cluster.log_dir.join(name))
         .collect()
 }
 
 fn async_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the async runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the async runtime")
 }

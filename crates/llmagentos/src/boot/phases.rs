@@ -17,7 +17,7 @@ use network::pod_network::{PodNetwork, PodNetworkConfig, node_address};
 use runtime::image::ImageStore;
 use runtime::native::NativeRuntime;
 use runtime::service::{RuntimeService, SandboxNetwork};
-use store::{Embedded, Store};
+use store::Embedded;
 
 use super::Progress;
 use crate::config::{Config, parse_cidr, parse_port_range};
@@ -37,7 +37,7 @@ impl Cluster {
         self.kubelet.shutdown().await;
         self.controlplane.stop().await;
         self.server.shutdown().await;
-        self.store.close().await;
+        drop(self.store);
     }
 }
 
@@ -52,7 +52,9 @@ pub async fn start(config: &Config, progress: &mut Progress) -> anyhow::Result<C
     let (store, node) = (store?, node?);
 
     progress.phase("API server")?;
-    let server = Server::start(api_config(config, node_ip)?, store.clone()).await.context("start the API server")?;
+    let server = Server::start(api_config(config, node_ip)?, store.clone())
+        .await
+        .context("start the API server")?;
     let url = write_kubeconfig(config, &server, node_ip)?;
     progress.api_url(url)?;
 
@@ -79,7 +81,12 @@ pub async fn start(config: &Config, progress: &mut Progress) -> anyhow::Result<C
     progress.phase("waiting for the node to become Ready")?;
     wait_until_ready(server.client(Identity::admin()), &config.node_name).await?;
     progress.node_ready()?;
-    Ok(Cluster { server, controlplane, kubelet, store })
+    Ok(Cluster {
+        server,
+        controlplane,
+        kubelet,
+        store,
+    })
 }
 
 fn make_directories(config: &Config) -> anyhow::Result<()> {
@@ -94,7 +101,8 @@ fn make_directories(config: &Config) -> anyhow::Result<()> {
         &config.pki_dir(),
         &config.network_dir(),
     ] {
-        std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("make {}", directory.display()))?;
     }
     Ok(())
 }
@@ -110,7 +118,9 @@ fn node_ip(config: &Config) -> anyhow::Result<IpAddr> {
 
 async fn open_store(config: &Config) -> anyhow::Result<Arc<Embedded>> {
     let directory = config.store_dir();
-    let store = tokio::task::spawn_blocking(move || Embedded::open(directory)).await.context("open the store")?;
+    let store = tokio::task::spawn_blocking(move || Embedded::open(directory))
+        .await
+        .context("open the store")?;
     Ok(Arc::new(store.context("open the store")?))
 }
 
@@ -135,7 +145,10 @@ async fn start_runtime(config: &Config) -> anyhow::Result<NodeParts> {
         Some(adapter.clone() as Arc<dyn SandboxNetwork>),
     )
     .context("start the container runtime")?;
-    let sandboxes = runtime.list_pod_sandboxes().await.context("list pod sandboxes")?;
+    let sandboxes = runtime
+        .list_pod_sandboxes()
+        .await
+        .context("list pod sandboxes")?;
     adapter.recover(&sandboxes)?;
     Ok(NodeParts { runtime, images })
 }
@@ -144,9 +157,18 @@ fn api_config(config: &Config, node_ip: IpAddr) -> anyhow::Result<apiserver::Con
     let mut api = apiserver::Config::new(config.pki_dir());
     api.bind_address = SocketAddr::new(config.cluster.bind_address, config.cluster.api_port);
     api.advertise_address = Some(node_ip);
-    api.extra_names = config.cluster.tls_san.iter().cloned().chain([config.node_name.clone(), node_ip.to_string()]).collect();
+    api.extra_names = config
+        .cluster
+        .tls_san
+        .iter()
+        .cloned()
+        .chain([config.node_name.clone(), node_ip.to_string()])
+        .collect();
     let services = parse_cidr(&config.cluster.service_cidr)?;
-    api.service_cidr = apiserver::Ipv4Cidr { address: services.address, prefix_len: services.prefix_length };
+    api.service_cidr = apiserver::Ipv4Cidr {
+        address: services.address,
+        prefix_len: services.prefix_length,
+    };
     api.node_port_range = parse_port_range(&config.cluster.node_port_range)?;
     Ok(api)
 }
@@ -161,7 +183,10 @@ fn write_kubeconfig(config: &Config, server: &Server, node_ip: IpAddr) -> anyhow
     };
     let local_url = format!("https://{host}:{port}");
     let path = config.kubeconfig_path();
-    let credentials = server.pki().admin().context("make the administrator's certificate")?;
+    let credentials = server
+        .pki()
+        .admin()
+        .context("make the administrator's certificate")?;
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
     }
@@ -174,18 +199,33 @@ fn write_kubeconfig(config: &Config, server: &Server, node_ip: IpAddr) -> anyhow
     }
     .write(&path)
     .with_context(|| format!("write {}", path.display()))?;
-    Ok(if config.cluster.bind_address.is_unspecified() { format!("https://{node_ip}:{port}") } else { local_url })
+    Ok(if config.cluster.bind_address.is_unspecified() {
+        format!("https://{node_ip}:{port}")
+    } else {
+        local_url
+    })
 }
 
-fn kubelet_config(config: &Config, server: &Server, node_ip: IpAddr) -> anyhow::Result<kubelet::Config> {
-    let mut agent = kubelet::Config::new(&config.node_name, config.kubelet_dir(), &config.cluster.log_dir);
+fn kubelet_config(
+    config: &Config,
+    server: &Server,
+    node_ip: IpAddr,
+) -> anyhow::Result<kubelet::Config> {
+    let mut agent = kubelet::Config::new(
+        &config.node_name,
+        config.kubelet_dir(),
+        &config.cluster.log_dir,
+    );
     agent.node_ips = vec![node_ip];
     agent.manifests_dir = Some(config.manifests_dir());
     agent.pod_cidr = Some(config.pod_cidr());
     agent.resolv_conf = resolv_conf().to_owned();
     let serving = server
         .pki()
-        .kubelet_serving(&config.node_name, &[node_ip, IpAddr::V4(Ipv4Addr::LOCALHOST)])
+        .kubelet_serving(
+            &config.node_name,
+            &[node_ip, IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        )
         .context("make the node agent's certificate")?;
     agent.server = Some(kubelet::config::ServerConfig {
         address: SocketAddr::new(config.cluster.bind_address, config.cluster.kubelet_port),
@@ -201,8 +241,15 @@ fn kubelet_config(config: &Config, server: &Server, node_ip: IpAddr) -> anyhow::
 fn resolv_conf() -> &'static Path {
     let uplinks = Path::new("/run/systemd/resolve/resolv.conf");
     let default = Path::new("/etc/resolv.conf");
-    let stub = std::fs::read_to_string(default).is_ok_and(|text| text.lines().any(|line| line.trim() == "nameserver 127.0.0.53"));
-    if stub && uplinks.exists() { uplinks } else { default }
+    let stub = std::fs::read_to_string(default).is_ok_and(|text| {
+        text.lines()
+            .any(|line| line.trim() == "nameserver 127.0.0.53")
+    });
+    if stub && uplinks.exists() {
+        uplinks
+    } else {
+        default
+    }
 }
 
 async fn wait_until_ready(client: kube::Client, node_name: &str) -> anyhow::Result<()> {

@@ -27,6 +27,11 @@ pub fn run(args: &CompletionArgs) -> anyhow::Result<ExitCode> {
         SupportedShell::Zsh => Shell::Zsh,
         SupportedShell::Fish => Shell::Fish,
     };
-    clap_complete::generate(shell, &mut super::Cli::command(), "llmagentos", &mut std::io::stdout());
+    clap_complete::generate(
+        shell,
+        &mut super::Cli::command(),
+        "llmagentos",
+        &mut std::io::stdout(),
+    );
     Ok(ExitCode::SUCCESS)
 }

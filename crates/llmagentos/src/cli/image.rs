@@ -16,7 +16,9 @@ use crate::cli::status::Output;
 use crate::config::Config;
 
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  llmagentos image pull docker.io/library/nginx:1.27\n  llmagentos image list")]
+#[command(
+    after_help = "Example:\n  llmagentos image pull docker.io/library/nginx:1.27\n  llmagentos image list"
+)]
 pub struct ImageArgs {
     #[command(subcommand)]
     verb: ImageVerb,
@@ -55,7 +57,9 @@ enum ImageVerb {
         quiet: bool,
     },
     /// Give an image another name
-    #[command(after_help = "Example:\n  llmagentos image tag nginx:1.27 registry.example/web:stable")]
+    #[command(
+        after_help = "Example:\n  llmagentos image tag nginx:1.27 registry.example/web:stable"
+    )]
     Tag { image: String, new_name: String },
     /// Remove an image's name, and the image with its last one
     #[command(after_help = "Example:\n  llmagentos image remove nginx:1.27")]
@@ -64,7 +68,9 @@ enum ImageVerb {
         images: Vec<String>,
     },
     /// Make an image of one static program
-    #[command(after_help = "Example:\n  llmagentos image build --binary target/release/hello-app --expose 8080 localhost/hello-app:1.0")]
+    #[command(
+        after_help = "Example:\n  llmagentos image build --binary target/release/hello-app --expose 8080 localhost/hello-app:1.0"
+    )]
     Build {
         /// The program; it becomes the image's entry point
         #[arg(long, value_name = "FILE")]
@@ -82,7 +88,11 @@ pub fn run(config_dir: &Path, args: ImageArgs) -> anyhow::Result<ExitCode> {
     match args.verb {
         ImageVerb::Load { input, name } => load(&store, input, name.as_deref())?,
         ImageVerb::List { output } => list(&store, output)?,
-        ImageVerb::Pull { image, username, quiet } => pull(&store, &image, username, quiet)?,
+        ImageVerb::Pull {
+            image,
+            username,
+            quiet,
+        } => pull(&store, &image, username, quiet)?,
         ImageVerb::Tag { image, new_name } => store.tag(&image, &new_name)?,
         ImageVerb::Remove { images } => {
             for image in images {
@@ -93,7 +103,11 @@ pub fn run(config_dir: &Path, args: ImageArgs) -> anyhow::Result<ExitCode> {
                 println!("Removed {image}");
             }
         }
-        ImageVerb::Build { binary, expose, image } => build(&store, binary, expose, &image)?,
+        ImageVerb::Build {
+            binary,
+            expose,
+            image,
+        } => build(&store, binary, expose, &image)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -104,7 +118,11 @@ fn load(store: &ImageStore, input: Option<PathBuf>, name: Option<&str>) -> anyho
         None => ArchiveSource::Reader(Box::new(std::io::stdin())),
     };
     for image in store.load_archive(source, name)? {
-        let names = if image.references.is_empty() { image.id } else { image.references.join(", ") };
+        let names = if image.references.is_empty() {
+            image.id
+        } else {
+            image.references.join(", ")
+        };
         println!("Loaded {names}");
     }
     Ok(())
@@ -123,11 +141,24 @@ fn list(store: &ImageStore, output: Output) -> anyhow::Result<()> {
         Output::Text => {
             println!("{:<60} {:<14} {:>10}", "NAME", "ID", "SIZE");
             for image in images {
-                let short_id = image.id.strip_prefix("sha256:").unwrap_or(&image.id).chars().take(12).collect::<String>();
-                let names = if image.repo_tags.is_empty() { image.repo_digests } else { image.repo_tags };
+                let short_id = image
+                    .id
+                    .strip_prefix("sha256:")
+                    .unwrap_or(&image.id)
+                    .chars()
+                    .take(12)
+                    .collect::<String>();
+                let names = if image.repo_tags.is_empty() {
+                    image.repo_digests
+                } else {
+                    image.repo_tags
+                };
                 let first = names.first().map_or("<none>", String::as_str).to_owned();
                 for name in std::iter::once(first).chain(names.into_iter().skip(1)) {
-                    println!("{name:<60} {short_id:<14} {:>7.1} MB", image.size_bytes as f64 / 1e6);
+                    println!(
+                        "{name:<60} {short_id:<14} {:>7.1} MB",
+                        image.size_bytes as f64 / 1e6
+                    );
                 }
             }
         }
@@ -135,10 +166,20 @@ fn list(store: &ImageStore, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pull(store: &ImageStore, image: &str, username: Option<String>, quiet: bool) -> anyhow::Result<()> {
+fn pull(
+    store: &ImageStore,
+    image: &str,
+    username: Option<String>,
+    quiet: bool,
+) -> anyhow::Result<()> {
     let auth = username.map(password_for).transpose()?;
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the async runtime")?;
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
     let bar = indicatif::ProgressBar::new_spinner().with_message(format!("pulling {image}"));
     if quiet {
         bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
@@ -151,18 +192,33 @@ fn pull(store: &ImageStore, image: &str, username: Option<String>, quiet: bool) 
         eprintln!("warning: {warning}");
     }
     if !quiet {
-        println!("Pulled {image} ({:.1} MB) as {}", result.size_bytes as f64 / 1e6, result.image_id);
+        println!(
+            "Pulled {image} ({:.1} MB) as {}",
+            result.size_bytes as f64 / 1e6,
+            result.image_id
+        );
     }
     Ok(())
 }
 
 fn password_for(username: String) -> anyhow::Result<RegistryAuth> {
     let mut password = String::new();
-    std::io::stdin().read_to_string(&mut password).context("read the password from standard input")?;
-    Ok(RegistryAuth { username, password: password.trim_end_matches(['\r', '\n']).to_owned(), ..RegistryAuth::default() })
+    std::io::stdin()
+        .read_to_string(&mut password)
+        .context("read the password from standard input")?;
+    Ok(RegistryAuth {
+        username,
+        password: password.trim_end_matches(['\r', '\n']).to_owned(),
+        ..RegistryAuth::default()
+    })
 }
 
-fn build(store: &ImageStore, binary: PathBuf, exposed_tcp_port: Option<u16>, reference: &str) -> anyhow::Result<()> {
+fn build(
+    store: &ImageStore,
+    binary: PathBuf,
+    exposed_tcp_port: Option<u16>,
+    reference: &str,
+) -> anyhow::Result<()> {
     let Some(name) = binary.file_name().and_then(|name| name.to_str()) else {
         bail!("--binary {} names no file", binary.display());
     };

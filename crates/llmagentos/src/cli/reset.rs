@@ -25,7 +25,10 @@ pub fn run(config_dir: &Path, args: &ResetArgs) -> anyhow::Result<ExitCode> {
     let config = match Config::load(config_dir) {
         Ok(config) => config,
         Err(_) if !Config::path(config_dir).exists() => {
-            println!("There is no cluster here ({} does not exist); nothing to remove.", Config::path(config_dir).display());
+            println!(
+                "There is no cluster here ({} does not exist); nothing to remove.",
+                Config::path(config_dir).display()
+            );
             return Ok(ExitCode::SUCCESS);
         }
         Err(error) => return Err(error),
@@ -33,7 +36,11 @@ pub fn run(config_dir: &Path, args: &ResetArgs) -> anyhow::Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {
         bail!("llmagentos reset needs root; run it with sudo");
     }
-    let mut removal = Removal { dry_run: args.dry_run, count: 0, failures: Vec::new() };
+    let mut removal = Removal {
+        dry_run: args.dry_run,
+        count: 0,
+        failures: Vec::new(),
+    };
     if let Some(process) = instance::server_process(&config) {
         removal.note(&format!("process {} (server)", process.pid));
         if !args.dry_run {
@@ -52,7 +59,10 @@ pub fn run(config_dir: &Path, args: &ResetArgs) -> anyhow::Result<ExitCode> {
         for failure in &removal.failures {
             eprintln!("not removed: {failure}");
         }
-        bail!("{} things could not be removed; mend what they say and run 'llmagentos reset' again", removal.failures.len());
+        bail!(
+            "{} things could not be removed; mend what they say and run 'llmagentos reset' again",
+            removal.failures.len()
+        );
     }
     match (args.dry_run, removal.count) {
         (true, count) => println!("{count} things would be removed."),
@@ -69,7 +79,14 @@ struct Removal {
 
 impl Removal {
     fn note(&mut self, what: &str) {
-        println!("{} {what}", if self.dry_run { "would remove" } else { "removed" });
+        println!(
+            "{} {what}",
+            if self.dry_run {
+                "would remove"
+            } else {
+                "removed"
+            }
+        );
         self.count += 1;
     }
 
@@ -104,9 +121,15 @@ impl Removal {
     }
 
     fn path(&mut self, path: &Path) {
-        let Ok(metadata) = path.symlink_metadata() else { return };
+        let Ok(metadata) = path.symlink_metadata() else {
+            return;
+        };
         if !self.dry_run {
-            let result = if metadata.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            let result = if metadata.is_dir() {
+                std::fs::remove_dir_all(path)
+            } else {
+                std::fs::remove_file(path)
+            };
             if let Err(error) = result
                 && error.kind() != ErrorKind::NotFound
             {

@@ -16,7 +16,12 @@ pub struct ServerArgs {
     #[arg(long)]
     new_session: bool,
     /// What is logged, as tracing directives
-    #[arg(long, env = "LLMAGENTOS_LOG", default_value = "info,kube=warn,hyper=warn,tower=warn", value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "LLMAGENTOS_LOG",
+        default_value = "info,kube=warn,hyper=warn,tower=warn",
+        value_name = "FILTER"
+    )]
     log: String,
 }
 
@@ -26,9 +31,16 @@ pub fn run(config_dir: &Path, args: &ServerArgs) -> anyhow::Result<ExitCode> {
         rustix::process::setsid().ok();
     }
     let config = Config::load(config_dir)?;
-    let filter = EnvFilter::try_new(&args.log).with_context(|| format!("--log \"{}\"", args.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
-    rustls::crypto::ring::default_provider().install_default().expect("this is the only provider of the process");
+    let filter =
+        EnvFilter::try_new(&args.log).with_context(|| format!("--log \"{}\"", args.log))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .expect("this is the only provider of the process");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |count| count.get().min(8)))
         .max_blocking_threads(64)

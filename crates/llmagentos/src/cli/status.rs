@@ -94,7 +94,10 @@ fn gather(config: &Config) -> anyhow::Result<Report> {
         return Ok(report);
     }
     report.resident_bytes = resident_bytes(config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the async runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
     if let Err(error) = runtime.block_on(ask_api(config, &mut report)) {
         report.api_error = Some(format!("{error:#}"));
     }
@@ -103,23 +106,41 @@ fn gather(config: &Config) -> anyhow::Result<Report> {
 
 async fn ask_api(config: &Config, report: &mut Report) -> anyhow::Result<()> {
     let client = crate::boot::kubeconfig_client(&config.kubeconfig_path()).await?;
-    for node in Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("list nodes")? {
+    for node in Api::<Node>::all(client.clone())
+        .list(&ListParams::default())
+        .await
+        .context("list nodes")?
+    {
         let condition = node
             .status
             .as_ref()
             .and_then(|status| status.conditions.as_ref())
-            .and_then(|conditions| conditions.iter().find(|condition| condition.type_ == "Ready"));
+            .and_then(|conditions| {
+                conditions
+                    .iter()
+                    .find(|condition| condition.type_ == "Ready")
+            });
         report.nodes.push(NodeLine {
             name: node.metadata.name.clone().unwrap_or_default(),
             ready: condition.is_some_and(|condition| condition.status == "True"),
-            reason: condition.and_then(|condition| condition.reason.clone()).unwrap_or_else(|| "NoStatusYet".to_owned()),
+            reason: condition
+                .and_then(|condition| condition.reason.clone())
+                .unwrap_or_else(|| "NoStatusYet".to_owned()),
         });
     }
-    let pods = Api::<Pod>::all(client).list(&ListParams::default()).await.context("list pods")?;
+    let pods = Api::<Pod>::all(client)
+        .list(&ListParams::default())
+        .await
+        .context("list pods")?;
     report.pod_count = pods.items.len();
     report.running_pod_count = pods
         .iter()
-        .filter(|pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running"))
+        .filter(|pod| {
+            pod.status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref())
+                == Some("Running")
+        })
         .count();
     Ok(())
 }
@@ -139,11 +160,21 @@ fn print_text(config: &Config, report: &Report) {
     }
     println!("Kubeconfig:  {}", config.kubeconfig_path().display());
     println!("Data:        {}", config.cluster.data_dir.display());
-    println!("Memory:      {:.1} MB resident in all our processes", report.resident_bytes as f64 / 1e6);
+    println!(
+        "Memory:      {:.1} MB resident in all our processes",
+        report.resident_bytes as f64 / 1e6
+    );
     for node in &report.nodes {
-        println!("Node:        {} {}", node.name, if node.ready { "Ready" } else { &node.reason });
+        println!(
+            "Node:        {} {}",
+            node.name,
+            if node.ready { "Ready" } else { &node.reason }
+        );
     }
-    println!("Pods:        {} of {} running", report.running_pod_count, report.pod_count);
+    println!(
+        "Pods:        {} of {} running",
+        report.running_pod_count, report.pod_count
+    );
     if let Some(error) = &report.api_error {
         println!("API error:   {error}");
     }
@@ -158,15 +189,23 @@ fn resident_bytes(config: &Config) -> anyhow::Result<u64> {
         if std::fs::read_link(path.join("exe")).ok().as_deref() != Some(&program) {
             continue;
         }
-        let Ok(command_line) = std::fs::read(path.join("cmdline")) else { continue };
+        let Ok(command_line) = std::fs::read(path.join("cmdline")) else {
+            continue;
+        };
         let mentions = |directory: &Path| {
             let wanted = directory.as_os_str().as_encoded_bytes();
-            command_line.split(|byte| *byte == 0).any(|argument| argument.starts_with(wanted))
+            command_line
+                .split(|byte| *byte == 0)
+                .any(|argument| argument.starts_with(wanted))
         };
-        if !(mentions(&config.config_dir) || mentions(&config.cluster.run_dir)) || path.ends_with(std::process::id().to_string()) {
+        if !(mentions(&config.config_dir) || mentions(&config.cluster.run_dir))
+            || path.ends_with(std::process::id().to_string())
+        {
             continue;
         }
-        let Ok(rollup) = std::fs::read_to_string(path.join("smaps_rollup")) else { continue };
+        let Ok(rollup) = std::fs::read_to_string(path.join("smaps_rollup")) else {
+            continue;
+        };
         let kibibytes: u64 = rollup
             .lines()
             .find_map(|line| line.strip_prefix("Pss:"))

@@ -47,9 +47,15 @@ pub fn stop_server(config: &Config) -> anyhow::Result<bool> {
     if instance::unit_path(config).exists() && instance::has_systemd() {
         // By systemd, or it would start the server again.
         let unit = instance::unit_name(config);
-        let output = Command::new("systemctl").args(["disable", "--quiet", "--now", &unit]).output().context("run systemctl")?;
+        let output = Command::new("systemctl")
+            .args(["disable", "--quiet", "--now", &unit])
+            .output()
+            .context("run systemctl")?;
         if !output.status.success() {
-            bail!("systemctl disable --now {unit}: {}", String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "systemctl disable --now {unit}: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
     }
     let Some(process) = process else {

@@ -16,7 +16,9 @@ pub fn run(args: &VersionArgs) -> anyhow::Result<ExitCode> {
     let version = env!("CARGO_PKG_VERSION");
     let kubernetes = "v1.36.0";
     match args.output {
-        super::status::Output::Text => println!("llmagentos {version} (Kubernetes API {kubernetes})"),
+        super::status::Output::Text => {
+            println!("llmagentos {version} (Kubernetes API {kubernetes})")
+        }
         super::status::Output::Json => println!(
             "{}",
             serde_json::json!({"version": version, "kubernetesVersion": kubernetes, "architecture": std::env::consts::ARCH})

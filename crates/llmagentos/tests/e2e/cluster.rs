@@ -40,7 +40,10 @@ impl Cluster {
     /// Everything but the server.
     pub fn prepare() -> anyhow::Result<Self> {
         Ok(Self {
-            directory: tempfile::Builder::new().prefix("llma-e2e-").tempdir().context("make a directory")?,
+            directory: tempfile::Builder::new()
+                .prefix("llma-e2e-")
+                .tempdir()
+                .context("make a directory")?,
             netns: new_network_namespace()?,
             cgroup_root: format!("/llmagentos-e2e-{}", std::process::id()),
         })
@@ -50,8 +53,22 @@ impl Cluster {
         let path = |name: &str| self.directory.path().join(name).display().to_string();
         let (data, run, log) = (path("data"), path("run"), path("log"));
         let mut arguments = vec![
-            "init", "--no-systemd", "--api-port", "0", "--kubelet-port", "0", "--node-name", "e2e", "--data-dir", &data,
-            "--run-dir", &run, "--log-dir", &log, "--cgroup-root", &self.cgroup_root,
+            "init",
+            "--no-systemd",
+            "--api-port",
+            "0",
+            "--kubelet-port",
+            "0",
+            "--node-name",
+            "e2e",
+            "--data-dir",
+            &data,
+            "--run-dir",
+            &run,
+            "--log-dir",
+            &log,
+            "--cgroup-root",
+            &self.cgroup_root,
         ];
         arguments.extend(further);
         succeed(self.llmagentos(&arguments)).map(drop)
@@ -68,7 +85,10 @@ impl Cluster {
     /// The program under test, in the cluster's network namespace.
     pub fn llmagentos(&self, arguments: &[&str]) -> Command {
         let mut command = self.inside(env!("CARGO_BIN_EXE_llmagentos"));
-        command.arg("--config-dir").arg(self.path().join("config")).args(arguments);
+        command
+            .arg("--config-dir")
+            .arg(self.path().join("config"))
+            .args(arguments);
         command
     }
 
@@ -76,7 +96,11 @@ impl Cluster {
     pub fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .arg(format!("--net=/proc/{}/fd/{}", std::process::id(), self.netns.as_raw_fd()))
+            .arg(format!(
+                "--net=/proc/{}/fd/{}",
+                std::process::id(),
+                self.netns.as_raw_fd()
+            ))
             .arg("--")
             .arg(program)
             .stdin(Stdio::null())
@@ -87,22 +111,31 @@ impl Cluster {
 
     /// Process id of the server.
     pub fn server_pid(&self) -> anyhow::Result<u32> {
-        let status: serde_json::Value = serde_json::from_slice(&std::fs::read(self.path().join("run/status.json"))?)?;
-        status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("the status names no process")
+        let status: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(self.path().join("run/status.json"))?)?;
+        status["pid"]
+            .as_u64()
+            .and_then(|pid| u32::try_from(pid).ok())
+            .context("the status names no process")
     }
 
     /// The end of the server's log, for a failure's message.
     pub fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(self.path().join("data/server.log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        format!("server log:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
+        format!(
+            "server log:\n{}",
+            lines[lines.len().saturating_sub(30)..].join("\n")
+        )
     }
 
     /// Resets, and compares the machine with what it was before `init`.
     pub fn reset_and_compare(self, before: &Listing) -> anyhow::Result<()> {
         let dry_run = succeed(self.llmagentos(&["reset", "--dry-run"]))?;
         let result = succeed(self.llmagentos(&["reset"]));
-        let left = std::fs::read_dir(self.path())?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+        let left = std::fs::read_dir(self.path())?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<Vec<_>>>()?;
         let output = result?;
         let difference = before.difference(&Listing::of_machine());
         if !left.is_empty() || !difference.is_empty() {
@@ -117,18 +150,30 @@ impl Cluster {
 
 /// Runs a command that must succeed; answers its standard output.
 pub fn succeed(mut command: Command) -> anyhow::Result<String> {
-    let output = command.output().with_context(|| format!("run {command:?}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("run {command:?}"))?;
     if !output.status.success() {
-        bail!("{command:?}: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
+        bail!(
+            "{command:?}: {}\n{}{}",
+            output.status,
+            text(&output.stdout),
+            text(&output.stderr)
+        );
     }
     Ok(text(&output.stdout))
 }
 
 /// Runs a command that must fail; answers what it wrote to standard error.
 pub fn fail(mut command: Command) -> anyhow::Result<String> {
-    let output: Output = command.output().with_context(|| format!("run {command:?}"))?;
+    let output: Output = command
+        .output()
+        .with_context(|| format!("run {command:?}"))?;
     if output.status.success() {
-        bail!("{command:?} succeeded, and should not have\n{}", text(&output.stdout));
+        bail!(
+            "{command:?} succeeded, and should not have\n{}",
+            text(&output.stdout)
+        );
     }
     Ok(text(&output.stderr))
 }
@@ -138,12 +183,17 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Asks again until the answer is there; the last error if it never comes.
-pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+pub fn eventually<T>(
+    what: &str,
+    mut attempt: impl FnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let deadline = Instant::now() + Duration::from_secs(90);
     loop {
         match attempt() {
             Ok(answer) => return Ok(answer),
-            Err(error) if Instant::now() > deadline => return Err(error.context(format!("never came: {what}"))),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error.context(format!("never came: {what}")));
+            }
             // Between two looks at another process there is nothing to wait on.
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
@@ -153,8 +203,12 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> anyhow::Result<T>)
 /// A network namespace with loopback and an interface that has the node's address.
 fn new_network_namespace() -> anyhow::Result<File> {
     std::thread::spawn(|| -> anyhow::Result<File> {
-        #[expect(deprecated, reason = "its danger is CLONE_FILES; a new network namespace touches no memory")]
-        rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).context("make a network namespace; the tests need root")?;
+        #[expect(
+            deprecated,
+            reason = "its danger is CLONE_FILES; a new network namespace touches no memory"
+        )]
+        rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET)
+            .context("make a network namespace; the tests need root")?;
         let mut socket = RouteSocket::open()?;
         let loopback = socket.link("lo")?.context("a namespace has loopback")?;
         socket.set_up(loopback.index)?;

@@ -16,8 +16,10 @@ pub const BUSYBOX: &str = "localhost/busybox:1";
 pub const BUSYBOX_2: &str = "localhost/busybox:2";
 
 const APPLETS: &[&str] = &[
-    "sh", "cat", "echo", "ls", "sleep", "true", "false", "wget", "httpd", "nc", "env", "id", "touch", "mkdir", "tar", "stty", "tty", "hostname",
-    "test", "kill", "ps", "head", "tail", "grep", "seq", "date", "mount", "df", "rm", "cp", "printf", "trap", "wc", "ip", "nslookup", "dd", "yes",
+    "sh", "cat", "echo", "ls", "sleep", "true", "false", "wget", "httpd", "nc", "env", "id",
+    "touch", "mkdir", "tar", "stty", "tty", "hostname", "test", "kill", "ps", "head", "tail",
+    "grep", "seq", "date", "mount", "df", "rm", "cp", "printf", "trap", "wc", "ip", "nslookup",
+    "dd", "yes",
 ];
 
 pub fn load_all(cluster: &Cluster) -> anyhow::Result<()> {
@@ -40,9 +42,15 @@ pub fn write_archive(path: &Path, names: &[&str]) -> anyhow::Result<()> {
         "history": [],
     }))?;
     let config_name = format!("{}.json", digest(&config).trim_start_matches("sha256:"));
-    let manifest = serde_json::to_vec(&json!([{"Config": config_name, "RepoTags": names, "Layers": ["layer.tar"]}]))?;
+    let manifest = serde_json::to_vec(
+        &json!([{"Config": config_name, "RepoTags": names, "Layers": ["layer.tar"]}]),
+    )?;
     let mut archive = Builder::new(std::fs::File::create(path)?);
-    for (name, content) in [("manifest.json", &manifest), (config_name.as_str(), &config), ("layer.tar", &layer)] {
+    for (name, content) in [
+        ("manifest.json", &manifest),
+        (config_name.as_str(), &config),
+        ("layer.tar", &layer),
+    ] {
         let mut header = Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
@@ -53,7 +61,8 @@ pub fn write_archive(path: &Path, names: &[&str]) -> anyhow::Result<()> {
 }
 
 fn layer() -> anyhow::Result<Vec<u8>> {
-    let busybox = std::fs::read("/bin/busybox").context("read /bin/busybox; install busybox-static")?;
+    let busybox =
+        std::fs::read("/bin/busybox").context("read /bin/busybox; install busybox-static")?;
     let mut layer = Builder::new(Vec::new());
     for directory in ["bin/", "etc/", "tmp/", "root/", "var/", "www/"] {
         let mut header = Header::new_gnu();
@@ -63,7 +72,11 @@ fn layer() -> anyhow::Result<Vec<u8>> {
         layer.append_data(&mut header, directory, std::io::empty())?;
     }
     let mut files: Vec<(&str, &[u8], u32)> = vec![("bin/busybox", &busybox, 0o755)];
-    files.push(("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n", 0o644));
+    files.push((
+        "etc/passwd",
+        b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n",
+        0o644,
+    ));
     files.push(("etc/group", b"root:x:0:\nnogroup:x:65534:\n", 0o644));
     files.push(("www/index.html", b"hello from busybox\n", 0o644));
     for (name, content, mode) in files {

@@ -16,9 +16,14 @@ pub struct Kubectl<'a> {
 impl<'a> Kubectl<'a> {
     /// Makes the test's namespace and waits for its service account, without which no pod is admitted.
     pub fn in_new_namespace(cluster: &'a Cluster, namespace: &str) -> anyhow::Result<Self> {
-        let kubectl = Self { cluster, namespace: namespace.to_owned() };
+        let kubectl = Self {
+            cluster,
+            namespace: namespace.to_owned(),
+        };
         kubectl.run(&["create", "namespace", namespace])?;
-        eventually("the namespace's service account", || kubectl.run(&["get", "serviceaccount", "default"]))?;
+        eventually("the namespace's service account", || {
+            kubectl.run(&["get", "serviceaccount", "default"])
+        })?;
         Ok(kubectl)
     }
 
@@ -47,10 +52,21 @@ impl<'a> Kubectl<'a> {
     /// Runs with `input` on standard input.
     pub fn run_with_input(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
         let mut command = self.command(arguments);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        child.stdin.take().context("stdin is piped")?.write_all(input.as_bytes())?;
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        child
+            .stdin
+            .take()
+            .context("stdin is piped")?
+            .write_all(input.as_bytes())?;
         let output = child.wait_with_output()?;
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
         if !output.status.success() {
             bail!("{command:?}: {}\n{stdout}{stderr}", output.status);
         }
@@ -73,7 +89,8 @@ impl<'a> Kubectl<'a> {
     }
 
     pub fn wait(&self, object: &str, condition: &str) -> anyhow::Result<()> {
-        self.run(&["wait", "--for", condition, object, "--timeout=90s"]).map(drop)
+        self.run(&["wait", "--for", condition, object, "--timeout=90s"])
+            .map(drop)
     }
 
     /// Waits until a value of an object is what is expected.

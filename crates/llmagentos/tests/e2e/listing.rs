@@ -13,7 +13,10 @@ pub struct Listing {
 impl Listing {
     pub fn of_machine() -> Self {
         let mut items = BTreeSet::new();
-        for line in std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
+        for line in std::fs::read_to_string("/proc/self/mountinfo")
+            .unwrap_or_default()
+            .lines()
+        {
             let target = line.split(' ').nth(4).unwrap_or_default();
             items.insert(format!("mount {target}"));
         }
@@ -23,7 +26,10 @@ impl Listing {
             let command_line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let command_line = String::from_utf8_lossy(&command_line).replace('\0', " ");
             if command_line.contains(own) {
-                items.insert(format!("process {} {command_line}", entry.file_name().display()));
+                items.insert(format!(
+                    "process {} {command_line}",
+                    entry.file_name().display()
+                ));
             }
         }
         Self { items }

@@ -27,18 +27,29 @@ fn main() -> ExitCode {
         Ok(cluster) => Arc::new(Some(cluster)),
         Err(error) => {
             eprintln!("the cluster did not start: {error:#}");
-            println!("test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out");
+            println!(
+                "test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out"
+            );
             return ExitCode::FAILURE;
         }
     };
     let conclusion = libtest_mimic::run(&arguments, trials(&cluster));
-    let cluster = Arc::try_unwrap(cluster).ok().flatten().expect("every test has ended");
+    let cluster = Arc::try_unwrap(cluster)
+        .ok()
+        .flatten()
+        .expect("every test has ended");
     let left = cluster.reset_and_compare(&before);
     let mut last = arguments;
     last.filter = None;
-    let reset = Trial::test("reset_leaves_the_machine_as_it_was", move || left.map_err(|error| Failed::from(format!("{error:#}"))));
+    let reset = Trial::test("reset_leaves_the_machine_as_it_was", move || {
+        left.map_err(|error| Failed::from(format!("{error:#}")))
+    });
     let reset = libtest_mimic::run(&last, vec![reset]);
-    if conclusion.has_failed() || reset.has_failed() { ExitCode::from(101) } else { ExitCode::SUCCESS }
+    if conclusion.has_failed() || reset.has_failed() {
+        ExitCode::from(101)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn trials(cluster: &Arc<Option<Cluster>>) -> Vec<Trial> {
@@ -47,8 +58,12 @@ fn trials(cluster: &Arc<Option<Cluster>>) -> Vec<Trial> {
         .map(|(name, test)| {
             let cluster = Arc::clone(cluster);
             Trial::test(*name, move || {
-                let cluster = cluster.as_ref().as_ref().expect("the cluster runs while tests do");
-                test(cluster).map_err(|error| Failed::from(format!("{error:#}\n{}", cluster.log_tail())))
+                let cluster = cluster
+                    .as_ref()
+                    .as_ref()
+                    .expect("the cluster runs while tests do");
+                test(cluster)
+                    .map_err(|error| Failed::from(format!("{error:#}\n{}", cluster.log_tail())))
             })
         })
         .collect()

@@ -47,6 +47,8 @@ pub(super) fn prepare(new: &mut Pod, old: &Pod, part: &Part) {
             new.spec.get_or_insert_default().ephemeral_containers = ephemeral;
         }
         Part::Other("resize") => resize::prepare(new, old),
+        // The server made the change itself: the node, and the condition that says so. It is no new generation.
+        Part::Other("binding") => return,
         Part::Other(_) => new.status.clone_from(&old.status),
     }
     if new.spec != old.spec && *part != Part::Status {
@@ -100,6 +102,7 @@ pub(super) fn validate(new: &Pod, old: &Pod, part: &Part, errors: &mut ErrorList
             validate_ephemeral(new, old, new_spec, old_spec, errors)
         }
         Part::Other("resize") => resize::validate(new, old, new_spec, old_spec, errors),
+        Part::Other("binding") => {}
         Part::Main | Part::Other(_) => {
             spec::validate_pod(new, errors);
             validate_annotation_changes(new, old, errors);

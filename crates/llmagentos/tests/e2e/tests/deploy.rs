@@ -20,7 +20,15 @@ pub fn sleeper(name: &str, replicas: u32, further_spec: &str) -> String {
 
 pub fn create_get_describe_delete(cluster: &Cluster) -> anyhow::Result<()> {
     let kubectl = Kubectl::in_new_namespace(cluster, "deploy")?;
-    let created = kubectl.run(&["create", "deployment", "hello", &format!("--image={BUSYBOX}"), "--", "sleep", "3600"])?;
+    let created = kubectl.run(&[
+        "create",
+        "deployment",
+        "hello",
+        &format!("--image={BUSYBOX}"),
+        "--",
+        "sleep",
+        "3600",
+    ])?;
     contains(&created, "deployment.apps/hello created")?;
     kubectl.wait("deployment/hello", "condition=Available")?;
     let table = kubectl.run(&["get", "deployments"])?;
@@ -35,18 +43,32 @@ pub fn create_get_describe_delete(cluster: &Cluster) -> anyhow::Result<()> {
     contains(&described, "NewReplicaSetAvailable")?;
     let pod = kubectl.value("pods", ".items[0].metadata.name")?;
     let described = kubectl.run(&["describe", "pod", &pod])?;
-    for part in ["Successfully assigned deploy/hello-", "Started", "QoS Class:", "BestEffort", "kube-api-access-"] {
+    for part in [
+        "Successfully assigned deploy/hello-",
+        "Started",
+        "QoS Class:",
+        "BestEffort",
+        "kube-api-access-",
+    ] {
         contains(&described, part)?;
     }
     contains(&kubectl.run(&["describe", "node", "e2e"])?, "Ready")?;
     let events = kubectl.run(&["get", "events"])?;
-    for reason in ["ScalingReplicaSet", "SuccessfulCreate", "Scheduled", "Created", "Started"] {
+    for reason in [
+        "ScalingReplicaSet",
+        "SuccessfulCreate",
+        "Scheduled",
+        "Created",
+        "Started",
+    ] {
         contains(&events, reason)?;
     }
     kubectl.run(&["delete", "deployment", "hello", "--grace-period=1"])?;
-    eventually("no pods are left", || match kubectl.value("pods", ".items[*].metadata.name")?.as_str() {
-        "" => Ok(()),
-        names => bail!("pods {names} are left"),
+    eventually("no pods are left", || {
+        match kubectl.value("pods", ".items[*].metadata.name")?.as_str() {
+            "" => Ok(()),
+            names => bail!("pods {names} are left"),
+        }
     })
 }
 
@@ -55,10 +77,22 @@ pub fn scale(cluster: &Cluster) -> anyhow::Result<()> {
     kubectl.apply(&sleeper("web", 1, ""))?;
     kubectl.run(&["scale", "deployment", "web", "--replicas=3"])?;
     kubectl.wait_for_value("deployment/web", ".status.availableReplicas", "3")?;
-    kubectl.run(&["scale", "deployment", "web", "--replicas=1", "--current-replicas=3"])?;
-    eventually("one pod is left", || match kubectl.value("pods", ".items[*].metadata.name")?.split(' ').count() {
-        1 => Ok(()),
-        count => bail!("{count} pods"),
+    kubectl.run(&[
+        "scale",
+        "deployment",
+        "web",
+        "--replicas=1",
+        "--current-replicas=3",
+    ])?;
+    eventually("one pod is left", || {
+        match kubectl
+            .value("pods", ".items[*].metadata.name")?
+            .split(' ')
+            .count()
+        {
+            1 => Ok(()),
+            count => bail!("{count} pods"),
+        }
     })
 }
 
@@ -66,8 +100,16 @@ pub fn rollout(cluster: &Cluster) -> anyhow::Result<()> {
     let kubectl = Kubectl::in_new_namespace(cluster, "rollout")?;
     kubectl.apply(&sleeper("web", 2, ""))?;
     kubectl.run(&["rollout", "status", "deployment/web", "--timeout=90s"])?;
-    kubectl.run(&["set", "image", "deployment/web", &format!("main={BUSYBOX_2}")])?;
-    contains(&kubectl.run(&["rollout", "status", "deployment/web", "--timeout=90s"])?, "successfully rolled out")?;
+    kubectl.run(&[
+        "set",
+        "image",
+        "deployment/web",
+        &format!("main={BUSYBOX_2}"),
+    ])?;
+    contains(
+        &kubectl.run(&["rollout", "status", "deployment/web", "--timeout=90s"])?,
+        "successfully rolled out",
+    )?;
     let image = ".spec.template.spec.containers[0].image";
     kubectl.wait_for_value("deployment/web", image, BUSYBOX_2)?;
     let history = kubectl.run(&["rollout", "history", "deployment/web"])?;
@@ -76,11 +118,19 @@ pub fn rollout(cluster: &Cluster) -> anyhow::Result<()> {
     kubectl.run(&["rollout", "undo", "deployment/web"])?;
     kubectl.run(&["rollout", "status", "deployment/web", "--timeout=90s"])?;
     kubectl.wait_for_value("deployment/web", image, BUSYBOX)?;
-    contains(&kubectl.run(&["rollout", "history", "deployment/web"])?, "3 ")?;
+    contains(
+        &kubectl.run(&["rollout", "history", "deployment/web"])?,
+        "3 ",
+    )?;
     kubectl.run(&["rollout", "restart", "deployment/web"])?;
     kubectl.run(&["rollout", "status", "deployment/web", "--timeout=90s"])?;
     kubectl.run(&["rollout", "pause", "deployment/web"])?;
-    kubectl.run(&["set", "image", "deployment/web", &format!("main={BUSYBOX_2}")])?;
+    kubectl.run(&[
+        "set",
+        "image",
+        "deployment/web",
+        &format!("main={BUSYBOX_2}"),
+    ])?;
     kubectl.run(&["rollout", "resume", "deployment/web"])?;
     kubectl.run(&["rollout", "status", "deployment/web", "--timeout=90s"])?;
     Ok(())
@@ -91,7 +141,12 @@ pub fn recreate(cluster: &Cluster) -> anyhow::Result<()> {
     kubectl.apply(&sleeper("web", 1, "  strategy: {type: Recreate}"))?;
     kubectl.wait("deployment/web", "condition=Available")?;
     let before = kubectl.value("pods", ".items[0].metadata.name")?;
-    kubectl.run(&["set", "image", "deployment/web", &format!("main={BUSYBOX_2}")])?;
+    kubectl.run(&[
+        "set",
+        "image",
+        "deployment/web",
+        &format!("main={BUSYBOX_2}"),
+    ])?;
     kubectl.run(&["rollout", "status", "deployment/web", "--timeout=90s"])?;
     let after = eventually("one new pod", || {
         let names = kubectl.value("pods", ".items[*].metadata.name")?;
@@ -106,7 +161,11 @@ pub fn recreate(cluster: &Cluster) -> anyhow::Result<()> {
 
 pub fn watch(cluster: &Cluster) -> anyhow::Result<()> {
     let kubectl = Kubectl::in_new_namespace(cluster, "watch")?;
-    let mut child = kubectl.command(&["get", "pods", "-o", "wide", "-w"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut child = kubectl
+        .command(&["get", "pods", "-o", "wide", "-w"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
     let stdout = child.stdout.take().context("stdout is piped")?;
     let (sender, lines) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -116,7 +175,14 @@ pub fn watch(cluster: &Cluster) -> anyhow::Result<()> {
             }
         }
     });
-    kubectl.run(&["run", "seen", &format!("--image={BUSYBOX}"), "--", "sleep", "3600"])?;
+    kubectl.run(&[
+        "run",
+        "seen",
+        &format!("--image={BUSYBOX}"),
+        "--",
+        "sleep",
+        "3600",
+    ])?;
     let mut seen = String::new();
     let found = loop {
         match lines.recv_timeout(std::time::Duration::from_secs(60)) {

@@ -15,7 +15,10 @@ pub type Test = fn(&Cluster) -> anyhow::Result<()>;
 
 /// Every test by its name.
 pub const ALL: &[(&str, Test)] = &[
-    ("deploy_create_get_describe_delete", deploy::create_get_describe_delete),
+    (
+        "deploy_create_get_describe_delete",
+        deploy::create_get_describe_delete,
+    ),
     ("deploy_scale", deploy::scale),
     ("deploy_rollout_status_undo_history", deploy::rollout),
     ("deploy_recreate_strategy", deploy::recreate),
@@ -23,14 +26,20 @@ pub const ALL: &[(&str, Test)] = &[
     ("apply_client_side", apply::client_side),
     ("apply_server_side", apply::server_side),
     ("apply_explain", apply::explain),
-    ("apply_label_annotate_patch_edit", apply::label_annotate_patch_edit),
+    (
+        "apply_label_annotate_patch_edit",
+        apply::label_annotate_patch_edit,
+    ),
     ("streams_logs", streams::logs),
     ("streams_exec", streams::exec),
     ("streams_exec_with_terminal", streams::exec_with_terminal),
     ("streams_attach", streams::attach),
     ("streams_port_forward", streams::port_forward),
     ("streams_cp", streams::cp),
-    ("services_cluster_ip_and_node_port", services::cluster_ip_and_node_port),
+    (
+        "services_cluster_ip_and_node_port",
+        services::cluster_ip_and_node_port,
+    ),
     ("services_host_port", services::host_port),
     ("pods_restart_and_back_off", pods::restart_and_back_off),
     ("pods_init_containers_in_order", pods::init_containers),
@@ -41,10 +50,22 @@ pub const ALL: &[(&str, Test)] = &[
     ("pods_limits_and_oom", pods::limits_and_oom),
     ("pods_service_account", pods::service_account),
     ("bad_input_status_errors", bad_input::status_errors),
-    ("bad_input_images_and_commands", bad_input::images_and_commands),
+    (
+        "bad_input_images_and_commands",
+        bad_input::images_and_commands,
+    ),
     ("bad_input_credentials", bad_input::credentials),
-    ("program_status_version_completion_kubeconfig", program::status_version_completion_kubeconfig),
-    ("program_second_instance_and_port_in_use", program::second_instance_and_port_in_use),
+    (
+        "program_status_version_completion_kubeconfig",
+        program::status_version_completion_kubeconfig,
+    ),
+    (
+        "program_second_instance_and_port_in_use",
+        program::second_instance_and_port_in_use,
+    ),
     ("program_images", program::images),
-    ("restart_after_kill_keeps_containers", restart::kill_keeps_containers),
+    (
+        "restart_after_kill_keeps_containers",
+        restart::kill_keeps_containers,
+    ),
 ];

@@ -7,17 +7,33 @@ use crate::images::BUSYBOX;
 use crate::kubectl::{Kubectl, contains};
 
 fn pod(name: &str, spec: &str) -> String {
-    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  terminationGracePeriodSeconds: 1\n{spec}\n")
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  terminationGracePeriodSeconds: 1\n{spec}\n"
+    )
 }
 
 pub fn restart_and_back_off(cluster: &Cluster) -> anyhow::Result<()> {
     let kubectl = Kubectl::in_new_namespace(cluster, "restarts")?;
     kubectl.apply(&pod("crash", &format!("  containers:\n  - {{name: main, image: {BUSYBOX}, command: [sh, -c, \"echo going down; exit 3\"]}}")))?;
-    kubectl.wait_for_value("pod/crash", ".status.containerStatuses[0].state.waiting.reason", "CrashLoopBackOff")?;
-    kubectl.wait_for_value("pod/crash", ".status.containerStatuses[0].lastState.terminated.exitCode", "3")?;
-    contains(&kubectl.run(&["logs", "crash", "--previous"])?, "going down")?;
+    kubectl.wait_for_value(
+        "pod/crash",
+        ".status.containerStatuses[0].state.waiting.reason",
+        "CrashLoopBackOff",
+    )?;
+    kubectl.wait_for_value(
+        "pod/crash",
+        ".status.containerStatuses[0].lastState.terminated.exitCode",
+        "3",
+    )?;
+    contains(
+        &kubectl.run(&["logs", "crash", "--previous"])?,
+        "going down",
+    )?;
     contains(&kubectl.run(&["get", "pod", "crash"])?, "CrashLoopBackOff")?;
-    contains(&kubectl.run(&["describe", "pod", "crash"])?, "Back-off restarting failed container")?;
+    contains(
+        &kubectl.run(&["describe", "pod", "crash"])?,
+        "Back-off restarting failed container",
+    )?;
     kubectl.apply(&pod("once", &format!("  restartPolicy: Never\n  containers:\n  - {{name: main, image: {BUSYBOX}, command: [\"false\"]}}")))?;
     kubectl.wait("pod/once", "jsonpath={.status.phase}=Failed")?;
     kubectl.apply(&pod("fine", &format!("  restartPolicy: OnFailure\n  containers:\n  - {{name: main, image: {BUSYBOX}, command: [\"true\"]}}")))?;
@@ -50,8 +66,19 @@ pub fn init_containers(cluster: &Cluster) -> anyhow::Result<()> {
 
 pub fn volumes(cluster: &Cluster) -> anyhow::Result<()> {
     let kubectl = Kubectl::in_new_namespace(cluster, "volumes")?;
-    kubectl.run(&["create", "configmap", "settings", "--from-literal=color=blue"])?;
-    kubectl.run(&["create", "secret", "generic", "password", "--from-literal=word=sesame"])?;
+    kubectl.run(&[
+        "create",
+        "configmap",
+        "settings",
+        "--from-literal=color=blue",
+    ])?;
+    kubectl.run(&[
+        "create",
+        "secret",
+        "generic",
+        "password",
+        "--from-literal=word=sesame",
+    ])?;
     kubectl.apply(&pod(
         "mounts",
         &format!(
@@ -65,19 +92,48 @@ pub fn volumes(cluster: &Cluster) -> anyhow::Result<()> {
     ))?;
     kubectl.wait("pod/mounts", "condition=Ready")?;
     let cat = |path: &str| kubectl.run(&["exec", "mounts", "--", "cat", path]);
-    for (path, expect) in [("/settings/color", "blue"), ("/password/word", "sesame"), ("/about/name", "mounts"), ("/one/color", "blue")] {
+    for (path, expect) in [
+        ("/settings/color", "blue"),
+        ("/password/word", "sesame"),
+        ("/about/name", "mounts"),
+        ("/one/color", "blue"),
+    ] {
         anyhow::ensure!(cat(path)? == expect, "{path} is {}", cat(path)?);
     }
-    contains(&kubectl.run(&["exec", "mounts", "--", "mount"])?, "tmpfs on /memory")?;
+    contains(
+        &kubectl.run(&["exec", "mounts", "--", "mount"])?,
+        "tmpfs on /memory",
+    )?;
     kubectl.fails(&["exec", "mounts", "--", "touch", "/password/new"])?;
-    kubectl.run(&["exec", "mounts", "--", "sh", "-c", "echo from the pod > /host/file"])?;
+    kubectl.run(&[
+        "exec",
+        "mounts",
+        "--",
+        "sh",
+        "-c",
+        "echo from the pod > /host/file",
+    ])?;
     let file = cluster.path().join("host-volume/file");
-    anyhow::ensure!(std::fs::read_to_string(&file)? == "from the pod\n", "the host sees the file");
-    kubectl.run(&["create", "configmap", "settings", "--from-literal=color=green", "-o", "yaml", "--dry-run=client"])
+    anyhow::ensure!(
+        std::fs::read_to_string(&file)? == "from the pod\n",
+        "the host sees the file"
+    );
+    kubectl
+        .run(&[
+            "create",
+            "configmap",
+            "settings",
+            "--from-literal=color=green",
+            "-o",
+            "yaml",
+            "--dry-run=client",
+        ])
         .and_then(|manifest| kubectl.run_with_input(&["replace", "-f", "-"], &manifest))?;
-    eventually("a changed configMap arrives", || match cat("/settings/color")?.as_str() {
-        "green" => Ok(()),
-        other => bail!("still {other}"),
+    eventually("a changed configMap arrives", || {
+        match cat("/settings/color")?.as_str() {
+            "green" => Ok(()),
+            other => bail!("still {other}"),
+        }
     })?;
     kubectl.run(&["delete", "pod", "mounts"])?;
     std::fs::remove_dir_all(cluster.path().join("host-volume"))?;
@@ -86,7 +142,12 @@ pub fn volumes(cluster: &Cluster) -> anyhow::Result<()> {
 
 pub fn environment(cluster: &Cluster) -> anyhow::Result<()> {
     let kubectl = Kubectl::in_new_namespace(cluster, "environment")?;
-    kubectl.run(&["create", "configmap", "settings", "--from-literal=COLOR=blue"])?;
+    kubectl.run(&[
+        "create",
+        "configmap",
+        "settings",
+        "--from-literal=COLOR=blue",
+    ])?;
     kubectl.apply(&pod(
         "env",
         &format!(
@@ -96,13 +157,26 @@ pub fn environment(cluster: &Cluster) -> anyhow::Result<()> {
     ))?;
     kubectl.wait("pod/env", "jsonpath={.status.phase}=Succeeded")?;
     let said = kubectl.run(&["logs", "env"])?;
-    anyhow::ensure!(said == "one one-two blue e2e 500 one-arg custom\n", "{said}");
+    anyhow::ensure!(
+        said == "one one-two blue e2e 500 one-arg custom\n",
+        "{said}"
+    );
     kubectl.apply(&pod(
         "missing",
         &format!("  containers:\n  - {{name: main, image: {BUSYBOX}, envFrom: [{{configMapRef: {{name: nowhere}}}}]}}"),
     ))?;
-    kubectl.wait_for_value("pod/missing", ".status.containerStatuses[0].state.waiting.reason", "CreateContainerConfigError")?;
-    contains(&kubectl.value("pod/missing", ".status.containerStatuses[0].state.waiting.message")?, "configmap \"nowhere\" not found")
+    kubectl.wait_for_value(
+        "pod/missing",
+        ".status.containerStatuses[0].state.waiting.reason",
+        "CreateContainerConfigError",
+    )?;
+    contains(
+        &kubectl.value(
+            "pod/missing",
+            ".status.containerStatuses[0].state.waiting.message",
+        )?,
+        "configmap \"nowhere\" not found",
+    )
 }
 
 pub fn probes(cluster: &Cluster) -> anyhow::Result<()> {
@@ -114,13 +188,23 @@ pub fn probes(cluster: &Cluster) -> anyhow::Result<()> {
              \x20   readinessProbe: {{httpGet: {{port: 8080, path: /ready}}, periodSeconds: 1}}\n    livenessProbe: {{exec: {{command: [cat, /tmp/live]}}, periodSeconds: 1, failureThreshold: 1}}\n    startupProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}"
         ),
     ))?;
-    kubectl.wait("pod/probed", "jsonpath={.status.containerStatuses[0].started}=true")?;
+    kubectl.wait(
+        "pod/probed",
+        "jsonpath={.status.containerStatuses[0].started}=true",
+    )?;
     kubectl.wait_for_value("pod/probed", ".status.containerStatuses[0].ready", "false")?;
     kubectl.run(&["exec", "probed", "--", "touch", "/www/ready"])?;
     kubectl.wait("pod/probed", "condition=Ready")?;
     kubectl.run(&["exec", "probed", "--", "rm", "/tmp/live"])?;
-    kubectl.wait_for_value("pod/probed", ".status.containerStatuses[0].restartCount", "1")?;
-    contains(&kubectl.run(&["describe", "pod", "probed"])?, "Liveness probe failed")
+    kubectl.wait_for_value(
+        "pod/probed",
+        ".status.containerStatuses[0].restartCount",
+        "1",
+    )?;
+    contains(
+        &kubectl.run(&["describe", "pod", "probed"])?,
+        "Liveness probe failed",
+    )
 }
 
 pub fn graceful_end(cluster: &Cluster) -> anyhow::Result<()> {
@@ -152,25 +236,77 @@ pub fn limits_and_oom(cluster: &Cluster) -> anyhow::Result<()> {
         ),
     ))?;
     kubectl.wait("pod/hungry", "jsonpath={.status.phase}=Failed")?;
-    kubectl.wait_for_value("pod/hungry", ".status.containerStatuses[0].state.terminated.reason", "OOMKilled")?;
+    kubectl.wait_for_value(
+        "pod/hungry",
+        ".status.containerStatuses[0].state.terminated.reason",
+        "OOMKilled",
+    )?;
     kubectl.wait_for_value("pod/hungry", ".status.qosClass", "Guaranteed")
 }
 
 pub fn service_account(cluster: &Cluster) -> anyhow::Result<()> {
     let kubectl = Kubectl::in_new_namespace(cluster, "accounts")?;
-    kubectl.apply(&pod("asker", &format!("  containers:\n  - {{name: main, image: {BUSYBOX}, command: [sleep, \"3600\"]}}")))?;
+    kubectl.apply(&pod(
+        "asker",
+        &format!("  containers:\n  - {{name: main, image: {BUSYBOX}, command: [sleep, \"3600\"]}}"),
+    ))?;
     kubectl.wait("pod/asker", "condition=Ready")?;
-    let token = kubectl.run(&["exec", "asker", "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/token"])?;
+    let token = kubectl.run(&[
+        "exec",
+        "asker",
+        "--",
+        "cat",
+        "/var/run/secrets/kubernetes.io/serviceaccount/token",
+    ])?;
     anyhow::ensure!(token.split('.').count() == 3, "the token is a JWT");
-    let ca = kubectl.run(&["exec", "asker", "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"])?;
+    let ca = kubectl.run(&[
+        "exec",
+        "asker",
+        "--",
+        "cat",
+        "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
+    ])?;
     contains(&ca, "BEGIN CERTIFICATE")?;
     // Who the token is, and that RBAC holds for it.
     let whoami = kubectl.run(&["--token", &token, "auth", "whoami"]);
     contains(&whoami.unwrap_or_else(|error| error.to_string()), "")?;
-    contains(&kubectl.run(&["auth", "can-i", "list", "pods", "--as=system:serviceaccount:accounts:default"]).unwrap_or_else(|error| error.to_string()), "no")?;
+    contains(
+        &kubectl
+            .run(&[
+                "auth",
+                "can-i",
+                "list",
+                "pods",
+                "--as=system:serviceaccount:accounts:default",
+            ])
+            .unwrap_or_else(|error| error.to_string()),
+        "no",
+    )?;
     kubectl.run(&["create", "role", "reader", "--verb=list", "--resource=pods"])?;
-    kubectl.run(&["create", "rolebinding", "reader", "--role=reader", "--serviceaccount=accounts:default"])?;
-    contains(&kubectl.run(&["auth", "can-i", "list", "pods", "--as=system:serviceaccount:accounts:default"])?, "yes")?;
-    contains(&kubectl.fails(&["get", "secrets", "--as=system:serviceaccount:accounts:default"])?, "secrets is forbidden: User \"system:serviceaccount:accounts:default\" cannot list resource \"secrets\" in API group \"\" in the namespace \"accounts\"")?;
+    kubectl.run(&[
+        "create",
+        "rolebinding",
+        "reader",
+        "--role=reader",
+        "--serviceaccount=accounts:default",
+    ])?;
+    contains(
+        &kubectl.run(&[
+            "auth",
+            "can-i",
+            "list",
+            "pods",
+            "--as=system:serviceaccount:accounts:default",
+        ])?,
+        "yes",
+    )?;
+    contains(
+        &kubectl.fails(&[
+            "get",
+            "secrets",
+            "--as=system:serviceaccount:accounts:default",
+        ])?,
+        "secrets is forbidden: User \"system:serviceaccount:accounts:default\" cannot list resource \"secrets\" in API group \"\" in the namespace \"accounts\"",
+    )?;
     contains(&kubectl.run(&["create", "token", "default"])?, ".")
 }

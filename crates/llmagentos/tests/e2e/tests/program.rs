@@ -10,34 +10,85 @@ pub fn status_version_completion_kubeconfig(cluster: &Cluster) -> anyhow::Result
     let status = succeed(cluster.llmagentos(&["status"]))?;
     contains(&status, "Server:      running (process ")?;
     contains(&status, "Node:        e2e Ready")?;
-    let json: serde_json::Value = serde_json::from_str(&succeed(cluster.llmagentos(&["status", "-o", "json"]))?)?;
-    anyhow::ensure!(json["ready"] == true && json["residentBytes"].as_u64().is_some_and(|bytes| bytes > 1_000_000), "{json}");
-    contains(&succeed(cluster.llmagentos(&["version"]))?, "Kubernetes API v1.36")?;
+    let json: serde_json::Value =
+        serde_json::from_str(&succeed(cluster.llmagentos(&["status", "-o", "json"]))?)?;
+    anyhow::ensure!(
+        json["ready"] == true
+            && json["residentBytes"]
+                .as_u64()
+                .is_some_and(|bytes| bytes > 1_000_000),
+        "{json}"
+    );
+    contains(
+        &succeed(cluster.llmagentos(&["version"]))?,
+        "Kubernetes API v1.36",
+    )?;
     for shell in ["bash", "zsh", "fish"] {
-        contains(&succeed(cluster.llmagentos(&["completion", shell]))?, "kubeconfig")?;
+        contains(
+            &succeed(cluster.llmagentos(&["completion", shell]))?,
+            "kubeconfig",
+        )?;
     }
     let printed = succeed(cluster.llmagentos(&["kubeconfig"]))?;
-    anyhow::ensure!(printed == std::fs::read_to_string(cluster.kubeconfig())?, "the kubeconfig is printed as it is");
+    anyhow::ensure!(
+        printed == std::fs::read_to_string(cluster.kubeconfig())?,
+        "the kubeconfig is printed as it is"
+    );
     let target = cluster.path().join("merged.yaml");
     let mut merge = cluster.llmagentos(&["kubeconfig", "--merge"]);
     merge.env("KUBECONFIG", &target);
     succeed(merge)?;
-    contains(&std::fs::read_to_string(&target)?, "current-context: llmagentos")?;
+    contains(
+        &std::fs::read_to_string(&target)?,
+        "current-context: llmagentos",
+    )?;
     std::fs::remove_file(target)?;
     Ok(())
 }
 
 pub fn second_instance_and_port_in_use(cluster: &Cluster) -> anyhow::Result<()> {
-    contains(&fail(cluster.llmagentos(&["server"]))?, "a server already runs on")?;
-    let again = succeed(cluster.llmagentos(&["init", "--no-systemd", "--data-dir", &cluster.path().join("data").display().to_string(), "--run-dir", &cluster.path().join("run").display().to_string()]))?;
+    contains(
+        &fail(cluster.llmagentos(&["server"]))?,
+        "a server already runs on",
+    )?;
+    let again = succeed(cluster.llmagentos(&[
+        "init",
+        "--no-systemd",
+        "--data-dir",
+        &cluster.path().join("data").display().to_string(),
+        "--run-dir",
+        &cluster.path().join("run").display().to_string(),
+    ]))?;
     contains(&again, "already running")?;
     // Another instance that wants a port that this one has.
-    let status: serde_json::Value = serde_json::from_slice(&std::fs::read(cluster.path().join("run/status.json"))?)?;
-    let port = status["api_url"].as_str().and_then(|url| url.rsplit(':').next()).unwrap_or_default().to_owned();
+    let status: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(cluster.path().join("run/status.json"))?)?;
+    let port = status["api_url"]
+        .as_str()
+        .and_then(|url| url.rsplit(':').next())
+        .unwrap_or_default()
+        .to_owned();
     let other = cluster.path().join("other");
     let mut second = cluster.inside(env!("CARGO_BIN_EXE_llmagentos"));
-    second.arg("--config-dir").arg(&other).args(["init", "--no-systemd", "--api-port", &port, "--bind-address", &Ipv4Addr::UNSPECIFIED.to_string(), "--data-dir"]).arg(other.join("data")).arg("--run-dir").arg(other.join("run"));
-    contains(&fail(second)?, &format!("port {port} is in use by another program"))?;
+    second
+        .arg("--config-dir")
+        .arg(&other)
+        .args([
+            "init",
+            "--no-systemd",
+            "--api-port",
+            &port,
+            "--bind-address",
+            &Ipv4Addr::UNSPECIFIED.to_string(),
+            "--data-dir",
+        ])
+        .arg(other.join("data"))
+        .arg("--run-dir")
+        .arg(other.join("run"));
+    contains(
+        &fail(second)?,
+        &format!("port {port} is in use by another program"),
+    )?;
     anyhow::ensure!(!other.exists(), "a refused init leaves nothing behind");
     Ok(())
 }
@@ -45,9 +96,21 @@ pub fn second_instance_and_port_in_use(cluster: &Cluster) -> anyhow::Result<()> 
 pub fn images(cluster: &Cluster) -> anyhow::Result<()> {
     contains(&succeed(cluster.llmagentos(&["image", "list"]))?, BUSYBOX)?;
     succeed(cluster.llmagentos(&["image", "tag", BUSYBOX, "localhost/other-name:1"]))?;
-    contains(&succeed(cluster.llmagentos(&["image", "list"]))?, "localhost/other-name:1")?;
+    contains(
+        &succeed(cluster.llmagentos(&["image", "list"]))?,
+        "localhost/other-name:1",
+    )?;
     succeed(cluster.llmagentos(&["image", "remove", "localhost/other-name:1"]))?;
-    anyhow::ensure!(!succeed(cluster.llmagentos(&["image", "list"]))?.contains("other-name"), "the name is gone");
-    contains(&fail(cluster.llmagentos(&["image", "remove", "localhost/other-name:1"]))?, "is not here")?;
-    contains(&fail(cluster.llmagentos(&["image", "pull", "127.0.0.1:1/nothing:1"]))?, "127.0.0.1:1")
+    anyhow::ensure!(
+        !succeed(cluster.llmagentos(&["image", "list"]))?.contains("other-name"),
+        "the name is gone"
+    );
+    contains(
+        &fail(cluster.llmagentos(&["image", "remove", "localhost/other-name:1"]))?,
+        "is not here",
+    )?;
+    contains(
+        &fail(cluster.llmagentos(&["image", "pull", "127.0.0.1:1/nothing:1"]))?,
+        "127.0.0.1:1",
+    )
 }

@@ -18,15 +18,28 @@ fn web(name: &str, replicas: u32) -> String {
 pub fn cluster_ip_and_node_port(cluster: &Cluster) -> anyhow::Result<()> {
     let kubectl = Kubectl::in_new_namespace(cluster, "services")?;
     kubectl.apply(&web("web", 2))?;
-    kubectl.run(&["expose", "deployment", "web", "--type=NodePort", "--port=80", "--target-port=8080"])?;
+    kubectl.run(&[
+        "expose",
+        "deployment",
+        "web",
+        "--type=NodePort",
+        "--port=80",
+        "--target-port=8080",
+    ])?;
     kubectl.wait_for_value("deployment/web", ".status.availableReplicas", "2")?;
     let address = kubectl.value("service/web", ".spec.clusterIP")?;
     let node_port = kubectl.value("service/web", ".spec.ports[0].nodePort")?;
     anyhow::ensure!(address.starts_with("10.43."), "{address}");
-    let mut names: Vec<String> =
-        kubectl.value("pods", ".items[*].metadata.name")?.split(' ').map(|name| format!("{name}\n")).collect();
+    let mut names: Vec<String> = kubectl
+        .value("pods", ".items[*].metadata.name")?
+        .split(' ')
+        .map(|name| format!("{name}\n"))
+        .collect();
     names.sort();
-    for url in [format!("http://{address}/"), format!("http://{NODE_ADDRESS}:{node_port}/")] {
+    for url in [
+        format!("http://{address}/"),
+        format!("http://{NODE_ADDRESS}:{node_port}/"),
+    ] {
         // Random choice: both answer within some tries.
         let mut seen = std::collections::BTreeSet::new();
         eventually(&format!("both pods answer on {url}"), || {
@@ -40,7 +53,18 @@ pub fn cluster_ip_and_node_port(cluster: &Cluster) -> anyhow::Result<()> {
     // From a pod, also to itself by the service.
     let pod = names[0].trim().to_owned();
     for _ in 0..8 {
-        kubectl.run(&["exec", &pod, "--", "wget", "-q", "-T", "5", "-O", "-", &format!("http://{address}/")])?;
+        kubectl.run(&[
+            "exec",
+            &pod,
+            "--",
+            "wget",
+            "-q",
+            "-T",
+            "5",
+            "-O",
+            "-",
+            &format!("http://{address}/"),
+        ])?;
     }
     // No endpoints: refused at once, not a time-out.
     kubectl.run(&["scale", "deployment", "web", "--replicas=0"])?;
@@ -70,8 +94,13 @@ pub fn host_port(cluster: &Cluster) -> anyhow::Result<()> {
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: second}}\nspec:\n  containers:\n  - {{name: web, image: {BUSYBOX}, command: [sleep, \"60\"], ports: [{{containerPort: 1, hostPort: 18080}}]}}\n"
     ))?;
     eventually("the second pod is told why", || {
-        let message = kubectl.value("pod/second", ".status.conditions[?(@.type==\"PodScheduled\")].message")?;
-        if !message.contains("0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports") {
+        let message = kubectl.value(
+            "pod/second",
+            ".status.conditions[?(@.type==\"PodScheduled\")].message",
+        )?;
+        if !message.contains(
+            "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports",
+        ) {
             bail!("the message is: {message}");
         }
         Ok(())

@@ -20,45 +20,112 @@ impl Drop for Running {
 }
 
 fn run_pod(kubectl: &Kubectl<'_>, name: &str, script: &str) -> anyhow::Result<()> {
-    kubectl.run(&["run", name, &format!("--image={BUSYBOX}"), "--restart=Never", "--", "sh", "-c", script])?;
+    kubectl.run(&[
+        "run",
+        name,
+        &format!("--image={BUSYBOX}"),
+        "--restart=Never",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ])?;
     kubectl.wait(&format!("pod/{name}"), "jsonpath={.status.phase}=Running")
 }
 
 pub fn logs(cluster: &Cluster) -> anyhow::Result<()> {
     let kubectl = Kubectl::in_new_namespace(cluster, "logs")?;
-    run_pod(&kubectl, "talker", "for i in 1 2 3; do echo line $i; done; echo to-stderr >&2; sleep 1; echo late; exec sleep 3600")?;
+    run_pod(
+        &kubectl,
+        "talker",
+        "for i in 1 2 3; do echo line $i; done; echo to-stderr >&2; sleep 1; echo late; exec sleep 3600",
+    )?;
     let mut follow = kubectl.command(&["logs", "-f", "talker"]);
     let mut follow = Running(follow.stdout(Stdio::piped()).spawn()?);
     let mut lines = BufReader::new(follow.0.stdout.take().context("stdout is piped")?).lines();
     let mut seen = Vec::new();
     while !seen.iter().any(|line| line == "late") {
-        seen.push(lines.next().context("the log ended before its last line")??);
+        seen.push(
+            lines
+                .next()
+                .context("the log ended before its last line")??,
+        );
     }
-    anyhow::ensure!(seen == ["line 1", "line 2", "line 3", "to-stderr", "late"], "{seen:?}");
-    anyhow::ensure!(kubectl.run(&["logs", "talker", "--tail=1"])? == "late\n", "the last line only");
-    anyhow::ensure!(kubectl.run(&["logs", "talker", "--limit-bytes=6"])? == "line 1", "the first bytes only");
-    contains(&kubectl.run(&["logs", "talker", "--timestamps", "--tail=1"])?, "Z late")?;
-    contains(&kubectl.fails(&["logs", "talker", "-c", "other"])?, "container other is not valid for pod talker")?;
-    contains(&kubectl.fails(&["logs", "nobody"])?, "pods \"nobody\" not found")
+    anyhow::ensure!(
+        seen == ["line 1", "line 2", "line 3", "to-stderr", "late"],
+        "{seen:?}"
+    );
+    anyhow::ensure!(
+        kubectl.run(&["logs", "talker", "--tail=1"])? == "late\n",
+        "the last line only"
+    );
+    anyhow::ensure!(
+        kubectl.run(&["logs", "talker", "--limit-bytes=6"])? == "line 1",
+        "the first bytes only"
+    );
+    contains(
+        &kubectl.run(&["logs", "talker", "--timestamps", "--tail=1"])?,
+        "Z late",
+    )?;
+    contains(
+        &kubectl.fails(&["logs", "talker", "-c", "other"])?,
+        "container other is not valid for pod talker",
+    )?;
+    contains(
+        &kubectl.fails(&["logs", "nobody"])?,
+        "pods \"nobody\" not found",
+    )
 }
 
 pub fn exec(cluster: &Cluster) -> anyhow::Result<()> {
     let kubectl = Kubectl::in_new_namespace(cluster, "exec")?;
     run_pod(&kubectl, "box", "exec sleep 3600")?;
-    anyhow::ensure!(kubectl.run(&["exec", "box", "--", "echo", "hi"])? == "hi\n", "the output comes back");
-    anyhow::ensure!(kubectl.run_with_input(&["exec", "-i", "box", "--", "cat"], "in and out\n")? == "in and out\n", "standard input goes in");
-    let output = kubectl.command(&["exec", "box", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]).output()?;
-    anyhow::ensure!(output.status.code() == Some(7), "the exit code comes back, not {:?}", output.status);
-    anyhow::ensure!(output.stdout == b"out\n", "only standard output is on standard output");
+    anyhow::ensure!(
+        kubectl.run(&["exec", "box", "--", "echo", "hi"])? == "hi\n",
+        "the output comes back"
+    );
+    anyhow::ensure!(
+        kubectl.run_with_input(&["exec", "-i", "box", "--", "cat"], "in and out\n")?
+            == "in and out\n",
+        "standard input goes in"
+    );
+    let output = kubectl
+        .command(&[
+            "exec",
+            "box",
+            "--",
+            "sh",
+            "-c",
+            "echo out; echo err >&2; exit 7",
+        ])
+        .output()?;
+    anyhow::ensure!(
+        output.status.code() == Some(7),
+        "the exit code comes back, not {:?}",
+        output.status
+    );
+    anyhow::ensure!(
+        output.stdout == b"out\n",
+        "only standard output is on standard output"
+    );
     contains(&String::from_utf8_lossy(&output.stderr), "err\n")?;
-    contains(&kubectl.fails(&["exec", "box", "--", "no-such-program"])?, "no-such-program")?;
+    contains(
+        &kubectl.fails(&["exec", "box", "--", "no-such-program"])?,
+        "no-such-program",
+    )?;
     // Much data both ways, unharmed.
     let text = "0123456789abcdef".repeat(64 * 1024);
-    anyhow::ensure!(kubectl.run_with_input(&["exec", "-i", "box", "--", "cat"], &text)? == text, "a megabyte goes through");
+    anyhow::ensure!(
+        kubectl.run_with_input(&["exec", "-i", "box", "--", "cat"], &text)? == text,
+        "a megabyte goes through"
+    );
     // The old protocol, which kubectl falls back to.
     let mut spdy = kubectl.command(&["exec", "box", "--", "echo", "by spdy"]);
     spdy.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
-    anyhow::ensure!(crate::cluster::succeed(spdy)? == "by spdy\n", "SPDY/3.1 works too");
+    anyhow::ensure!(
+        crate::cluster::succeed(spdy)? == "by spdy\n",
+        "SPDY/3.1 works too"
+    );
     Ok(())
 }
 
@@ -66,14 +133,28 @@ pub fn exec_with_terminal(cluster: &Cluster) -> anyhow::Result<()> {
     let kubectl = Kubectl::in_new_namespace(cluster, "terminal")?;
     run_pod(&kubectl, "box", "exec sleep 3600")?;
     // `script` gives kubectl the terminal that `-t` asks for.
-    let command = kubectl.command(&["exec", "-it", "box", "--", "sh", "-c", "tty && stty size && echo done"]);
+    let command = kubectl.command(&[
+        "exec",
+        "-it",
+        "box",
+        "--",
+        "sh",
+        "-c",
+        "tty && stty size && echo done",
+    ]);
     let line = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| format!("'{}'", word.to_string_lossy()))
         .collect::<Vec<_>>()
         .join(" ");
     let output = Command::new("script")
-        .args(["--quiet", "--return", "--command", &format!("stty rows 33 cols 99; {line}"), "/dev/null"])
+        .args([
+            "--quiet",
+            "--return",
+            "--command",
+            &format!("stty rows 33 cols 99; {line}"),
+            "/dev/null",
+        ])
         .env("HOME", cluster.path().join("home"))
         .stdin(Stdio::null())
         .output()
@@ -112,7 +193,8 @@ pub fn port_forward(cluster: &Cluster) -> anyhow::Result<()> {
             .with_context(|| format!("port-forward said: {line}"))?;
         // kubectl listens in the cluster's namespace: so must its client.
         for _ in 0..3 {
-            let body = crate::cluster::succeed(wget(cluster, &format!("http://127.0.0.1:{port}/")))?;
+            let body =
+                crate::cluster::succeed(wget(cluster, &format!("http://127.0.0.1:{port}/")))?;
             anyhow::ensure!(body == "hello from busybox\n", "{body}");
         }
     }
@@ -129,7 +211,10 @@ pub fn wget(cluster: &Cluster, url: &str) -> Command {
 pub fn cp(cluster: &Cluster) -> anyhow::Result<()> {
     let kubectl = Kubectl::in_new_namespace(cluster, "cp")?;
     run_pod(&kubectl, "box", "exec sleep 3600")?;
-    let (there, back) = (cluster.path().join("cp-there"), cluster.path().join("cp-back"));
+    let (there, back) = (
+        cluster.path().join("cp-there"),
+        cluster.path().join("cp-back"),
+    );
     let content = "some\ncontent\n".repeat(1000);
     std::fs::write(&there, &content)?;
     kubectl.run(&["cp", &there.display().to_string(), "box:/tmp/file"])?;
@@ -138,7 +223,11 @@ pub fn cp(cluster: &Cluster) -> anyhow::Result<()> {
     std::fs::remove_file(there)?;
     std::fs::remove_file(back)?;
     if result != content {
-        bail!("the file came back with {} of {} bytes", result.len(), content.len());
+        bail!(
+            "the file came back with {} of {} bytes",
+            result.len(),
+            content.len()
+        );
     }
     Ok(())
 }
