@@ -2,15 +2,242 @@
 //!
 //! [`router`] is merged into the kubelet's server behind its authentication and authorization; its handlers
 //! find the pod with [`Agent::snapshot`] and reach the runtime through `agent.context.runtime`.
-//! Connections are served with upgrades enabled, so a handler can take `hyper::upgrade::on(request)`.
+//! A handler checks everything that can be answered as plain HTTP, answers 101, and leaves a task behind that
+//! serves the connection: [`remote_command`] or [`port_forward`], which know nothing of the protocol.
+//!
+//! Deliberately absent: limits of idle time; a session stays as long as its two sides do.
+
+mod remote_command;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod websocket;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::{self, Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use runtime::service::{ContainerState, StreamRequest};
 
 use crate::agent::Agent;
+use crate::pod::worker::Snapshot;
+use remote_command::{Options, Verb};
 
 /// The routes of streams, below `/exec`, `/attach` and `/portForward`.
 pub fn router() -> Router<Arc<Agent>> {
     Router::new()
+        .route("/exec/{*target}", get(exec).post(exec))
+        .route("/attach/{*target}", get(attach).post(attach))
+}
+
+type Refusal = (StatusCode, String);
+
+async fn exec(
+    State(agent): State<Arc<Agent>>,
+    Path(target): Path<String>,
+    request: Request,
+) -> Response {
+    command(&agent, Verb::Exec, &target, request).unwrap_or_else(|refusal| refusal.into_response())
+}
+
+async fn attach(
+    State(agent): State<Arc<Agent>>,
+    Path(target): Path<String>,
+    request: Request,
+) -> Response {
+    command(&agent, Verb::Attach, &target, request)
+        .unwrap_or_else(|refusal| refusal.into_response())
+}
+
+fn command(
+    agent: &Arc<Agent>,
+    verb: Verb,
+    target: &str,
+    mut request: Request,
+) -> Result<Response, Refusal> {
+    let query = Query::parse(request.uri())?;
+    let options = query.options()?;
+    let segments: Vec<&str> = target.split('/').collect();
+    let (snapshot, container) = match segments[..] {
+        [namespace, pod, container] => (find_pod(agent, namespace, pod, None)?, container),
+        [namespace, pod, uid, container] => {
+            (find_pod(agent, namespace, pod, Some(uid))?, container)
+        }
+        _ => return Err((StatusCode::NOT_FOUND, "404 page not found\n".into())),
+    };
+    let stream_request = StreamRequest {
+        container_id: running_container(&snapshot, container)?,
+        command: match verb {
+            Verb::Exec => query.command,
+            Verb::Attach => Vec::new(),
+        },
+        stdin: options.stdin,
+        stdout: options.stdout,
+        stderr: options.stderr,
+        tty: options.tty,
+    };
+    let runtime = Arc::clone(&agent.context.runtime);
+    let session = async move {
+        match verb {
+            Verb::Exec => runtime.exec(stream_request).await,
+            Verb::Attach => runtime.attach(stream_request).await,
+        }
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    match upgrade_protocol(request.headers())? {
+        UpgradeProtocol::WebSocket => {
+            let refused = |error: websocket::HandshakeError| (error.code(), format!("{error}\n"));
+            let mut answer = websocket::handshake(request.headers()).map_err(refused)?;
+            let protocol = websocket::choose_remote_command(&websocket::offered(request.headers()))
+                .map_err(refused)?;
+            if !protocol.name.is_empty() {
+                answer.insert(
+                    header::SEC_WEBSOCKET_PROTOCOL,
+                    HeaderValue::from_static(protocol.name),
+                );
+            }
+            spawn(upgrade, move |upgraded| async move {
+                let socket = websocket::socket(TokioIo::new(upgraded)).await;
+                let (connection, channels) =
+                    websocket::remote_command(socket, protocol, options).await;
+                remote_command::serve(verb, session, connection, channels).await;
+            });
+            Ok(switching("websocket", answer))
+        }
+    }
+}
+
+enum UpgradeProtocol {
+    WebSocket,
+}
+
+fn upgrade_protocol(headers: &HeaderMap) -> Result<UpgradeProtocol, Refusal> {
+    let contains = |name: header::HeaderName, word: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|value| value.trim().eq_ignore_ascii_case(word))
+    };
+    if contains(header::CONNECTION, "upgrade") {
+        if contains(header::UPGRADE, "websocket") {
+            return Ok(UpgradeProtocol::WebSocket);
+        }
+    }
+    Err((
+        StatusCode::BAD_REQUEST,
+        "unable to upgrade: missing upgrade headers in request: websocket or SPDY/3.1 is needed\n"
+            .into(),
+    ))
+}
+
+fn switching(protocol: &'static str, headers: HeaderMap) -> Response {
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    response.headers_mut().extend(headers);
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    response
+        .headers_mut()
+        .insert(header::UPGRADE, HeaderValue::from_static(protocol));
+    response
+}
+
+/// Serves the connection once the answer has gone out.
+fn spawn<F>(upgrade: OnUpgrade, serve: impl FnOnce(Upgraded) -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send,
+{
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => serve(upgraded).await,
+            Err(error) => tracing::debug!(%error, "a stream's connection was not upgraded"),
+        }
+    });
+}
+
+fn find_pod(
+    agent: &Agent,
+    namespace: &str,
+    name: &str,
+    uid: Option<&str>,
+) -> Result<Snapshot, Refusal> {
+    agent
+        .snapshot(namespace, name)
+        .filter(|snapshot| {
+            let pod_uid = snapshot
+                .pod
+                .as_ref()
+                .and_then(|pod| pod.metadata.uid.as_deref());
+            uid.is_none() || uid == pod_uid
+        })
+        .ok_or_else(|| (StatusCode::NOT_FOUND, "pod does not exist".into()))
+}
+
+/// The id of the newest container of that name, if it runs.
+fn running_container(snapshot: &Snapshot, name: &str) -> Result<String, Refusal> {
+    snapshot
+        .containers
+        .iter()
+        .find(|status| status.metadata.name == name)
+        .filter(|status| status.state == ContainerState::Running)
+        .map(|status| status.id.clone())
+        .ok_or_else(|| {
+            (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("container not found ({name:?})"),
+            )
+        })
+}
+
+/// A request's parameters, under the kubelet's names or under the API server's.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Query {
+    command: Vec<String>,
+    options: Options,
+}
+
+impl Query {
+    fn parse(uri: &Uri) -> Result<Self, Refusal> {
+        let pairs =
+            extract::Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|error| {
+                (
+                    StatusCode::BAD_REQUEST,
+                    format!("Unable to decode query: {error}"),
+                )
+            })?;
+        let mut query = Self::default();
+        for (key, value) in pairs.0 {
+            let yes = matches!(value.as_str(), "1" | "true");
+            match key.as_str() {
+                "command" => query.command.push(value),
+                "input" | "stdin" => query.options.stdin = yes,
+                "output" | "stdout" => query.options.stdout = yes,
+                "error" | "stderr" => query.options.stderr = yes,
+                "tty" => query.options.tty = yes,
+                _ => {}
+            }
+        }
+        Ok(query)
+    }
+
+    fn options(&self) -> Result<Options, Refusal> {
+        let mut options = self.options;
+        // A terminal has one output.
+        options.stderr &= !options.tty;
+        if options.stdin || options.stdout || options.stderr {
+            Ok(options)
+        } else {
+            Err((
+                StatusCode::BAD_REQUEST,
+                "you must specify at least 1 of stdin, stdout, stderr".into(),
+            ))
+        }
+    }
 }
