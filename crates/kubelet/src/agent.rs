@@ -53,8 +53,6 @@ pub struct Kubelet {
 pub struct Agent {
     pub context: Arc<Context>,
     workers: Mutex<HashMap<String, Handle>>,
-    /// Told when a worker ends.
-    ended: Notify,
     /// The node as last seen, for admission.
     pub node: Mutex<Option<Arc<Node>>>,
     /// Which pod a sandbox belongs to.
@@ -135,7 +133,6 @@ impl Kubelet {
             Agent {
                 context: Arc::new(context),
                 workers: Mutex::default(),
-                ended: Notify::new(),
                 node: Mutex::default(),
                 sandboxes: Mutex::default(),
                 room: Room {
@@ -375,7 +372,8 @@ impl Agent {
             }
             lock(&agent.workers).retain(|own, handle| *own != uid || !handle.task.is_finished());
             lock(&agent.sandboxes).retain(|_, owner| *owner != uid);
-            agent.ended.notify_waiters();
+            // A mirror goes once its pod has ended.
+            agent.mirrors_due.notify_one();
         });
     }
 
@@ -461,10 +459,8 @@ impl Agent {
             }
             RuntimeEvent::Resync => return false,
         };
-        let uid = lock(&self.sandboxes)
-            .get(sandbox_id)
-            .cloned()
-            .or_else(|| self.owner(sandbox_id));
+        let known = lock(&self.sandboxes).get(sandbox_id).cloned();
+        let uid = known.or_else(|| self.owner(sandbox_id));
         uid.is_some_and(|uid| self.send(&uid, input))
     }
 

@@ -337,7 +337,7 @@ async fn evict_one(agent: &Agent, shortage: Shortage, eviction: &Eviction) {
                 .as_ref()
                 .filter(|pod| !is_static(pod) && pod.metadata.deletion_timestamp.is_none())?;
             let uid = pod.metadata.uid.clone()?;
-            let requests = resources::total(pod, |resources| resources.requests.as_ref());
+            let requests = resources::requests(pod);
             let usage = |stat: &ContainerStats| {
                 if shortage.memory {
                     stat.memory_working_set_bytes

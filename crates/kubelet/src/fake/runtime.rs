@@ -396,6 +396,12 @@ impl ImageService for FakeRuntime {
     }
 
     async fn pull(&self, image: &str, _: Option<RegistryAuth>) -> Result<PullResult, ImageError> {
+        if image.contains(' ') {
+            return Err(ImageError::InvalidName {
+                image: image.into(),
+                reason: "invalid reference format".into(),
+            });
+        }
         let mut state = self.state();
         state.log.push(format!("pull {image}"));
         if image.starts_with("missing") {

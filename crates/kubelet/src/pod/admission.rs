@@ -38,9 +38,7 @@ pub fn admit(
         check_selector(&view.pod, node)?;
     }
     let used = active.iter().fold(Totals::default(), |mut sum, pod| {
-        sum.add(&resources::total(pod, |resources| {
-            resources.requests.as_ref()
-        }));
+        sum.add(&resources::requests(pod));
         sum
     });
     if active.len() + 1 > room.pod_count_max {
@@ -51,7 +49,7 @@ pub fn admit(
             room.pod_count_max as i64,
         ));
     }
-    let wants = resources::total(&view.pod, |resources| resources.requests.as_ref());
+    let wants = resources::requests(&view.pod);
     let check = |name: &str, requested: i64, used: i64, capacity: i64| {
         if requested > 0 && requested > capacity - used {
             Err(out_of(name, requested, used, capacity))

@@ -15,6 +15,8 @@ use super::spec::{ContainerSpec, PodSpecView};
 pub struct Parts {
     pub restart_count: u32,
     pub image_id: String,
+    /// The image by digest, for the container's status; empty: its id.
+    pub image_ref: String,
     pub env: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
     pub resources: LinuxResources,
@@ -40,6 +42,16 @@ pub fn make(view: &PodSpecView, spec: &ContainerSpec, parts: Parts) -> Container
             .collect::<Vec<_>>()
     };
     let (command, args) = (expanded(&container.command), expanded(&container.args));
+    let mut annotations = labels::annotations(
+        view,
+        container,
+        &spec.hash,
+        parts.restart_count,
+        &parts.termination_message_file.to_string_lossy(),
+    );
+    if !parts.image_ref.is_empty() {
+        annotations.insert(labels::IMAGE_REF.into(), parts.image_ref);
+    }
     ContainerConfig {
         metadata: ContainerMetadata {
             name: container.name.clone(),
@@ -53,13 +65,7 @@ pub fn make(view: &PodSpecView, spec: &ContainerSpec, parts: Parts) -> Container
         mounts: parts.mounts,
         devices: Vec::new(),
         labels: labels::of_container(view, container),
-        annotations: labels::annotations(
-            view,
-            container,
-            &spec.hash,
-            parts.restart_count,
-            &parts.termination_message_file.to_string_lossy(),
-        ),
+        annotations,
         log_path: log_path(&container.name, parts.restart_count),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
@@ -150,6 +156,7 @@ mod tests {
         let parts = Parts {
             restart_count: 3,
             image_id: "sha256:1".into(),
+            image_ref: String::new(),
             env: vec![("A".into(), "x".into())],
             mounts: Vec::new(),
             resources: LinuxResources::default(),

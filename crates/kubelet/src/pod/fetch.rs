@@ -61,53 +61,35 @@ pub async fn set_up_volumes(
     old: &VolumesReady,
 ) -> Result<VolumesReady, String> {
     let needs = volumes::needs(&view.pod);
-    let failed = |error: kube::Error| error.to_string();
-    let mut sources = Sources {
-        config_maps: context
-            .objects
-            .config_maps(view.namespace(), &needs.config_maps)
-            .await
-            .map_err(failed)?,
-        secrets: context
-            .objects
-            .secrets(view.namespace(), &needs.secrets)
-            .await
-            .map_err(failed)?,
-        facts: context.facts(Vec::new()),
-        ..Sources::default()
+    let objects = &context.objects;
+    let (config_maps, secrets, tokens) = futures::join!(
+        objects.config_maps(view.namespace(), &needs.config_maps),
+        objects.secrets(view.namespace(), &needs.secrets),
+        tokens(context, view, &needs.tokens, old),
+    );
+    let (config_maps, secrets) = match (config_maps, secrets) {
+        (Ok(config_maps), Ok(secrets)) => (config_maps, secrets),
+        (Err(error), _) | (_, Err(error)) => {
+            let message = format!("cannot fetch what the volumes are made of: {error}");
+            context.tell_pod(view, Severity::Warning, "FailedMount", message.clone());
+            return Err(message);
+        }
     };
-    let mut ready = VolumesReady::default();
-    let mut token_error = None;
-    for need in needs.tokens {
-        let (token, refresh_at) = match old.tokens.get(&need) {
-            Some((token, refresh_at)) if *refresh_at > Timestamp::now() => {
-                (token.clone(), *refresh_at)
-            }
-            _ => match request_token(context, view, &need).await {
-                Ok(pair) => pair,
-                Err(error) => {
-                    let account = view
-                        .pod
-                        .spec
-                        .as_ref()
-                        .and_then(|spec| spec.service_account_name.clone())
-                        .unwrap_or_default();
-                    token_error = Some(format!(
-                        "failed to fetch token for service account {:?}: {error}",
-                        format!("{}/{account}", view.namespace())
-                    ));
-                    continue;
-                }
-            },
-        };
-        sources.tokens.insert(need.clone(), token.clone());
-        ready.refresh_at = Some(
-            ready
-                .refresh_at
-                .map_or(refresh_at, |earlier| earlier.min(refresh_at)),
-        );
-        ready.tokens.insert(need, (token, refresh_at));
-    }
+    let (tokens, token_error) = tokens;
+    let mut ready = VolumesReady {
+        refresh_at: tokens.values().map(|(_, refresh_at)| *refresh_at).min(),
+        ..VolumesReady::default()
+    };
+    let sources = Sources {
+        config_maps,
+        secrets,
+        tokens: tokens
+            .iter()
+            .map(|(need, (token, _))| (need.clone(), token.clone()))
+            .collect(),
+        facts: context.facts(Vec::new()),
+    };
+    ready.tokens = tokens;
     let planned = volumes::plan(&view.pod, &sources);
     let pod_dir = context.config.pod_dir(view.uid());
     let only_root_mismatch = view
@@ -169,19 +151,55 @@ pub async fn set_up_volumes(
     }
 }
 
+type Tokens = BTreeMap<TokenNeed, (String, Timestamp)>;
+
+/// The tokens that are needed, new ones where the old are due; and why one was not issued.
+async fn tokens(
+    context: &Context,
+    view: &PodSpecView,
+    needs: &BTreeSet<TokenNeed>,
+    old: &VolumesReady,
+) -> (Tokens, Option<String>) {
+    let (mut found, mut failure) = (Tokens::new(), None);
+    for need in needs {
+        if let Some((token, refresh_at)) = old.tokens.get(need)
+            && *refresh_at > Timestamp::now()
+        {
+            found.insert(need.clone(), (token.clone(), *refresh_at));
+            continue;
+        }
+        match request_token(context, view, need).await {
+            Ok(issued) => {
+                found.insert(need.clone(), issued);
+            }
+            Err(error) => {
+                let account = service_account(view);
+                failure = Some(format!(
+                    "failed to fetch token for service account \"{}/{account}\": {error}",
+                    view.namespace()
+                ));
+            }
+        }
+    }
+    (found, failure)
+}
+
+fn service_account(view: &PodSpecView) -> &str {
+    let name = view
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.service_account_name.as_deref());
+    name.filter(|name| !name.is_empty()).unwrap_or("default")
+}
+
 /// A token bound to the pod, and when to replace it: after 80% of its life, or a day.
 async fn request_token(
     context: &Context,
     view: &PodSpecView,
     need: &TokenNeed,
 ) -> Result<(String, Timestamp), kube::Error> {
-    let account = view
-        .pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.service_account_name.as_deref())
-        .filter(|name| !name.is_empty())
-        .unwrap_or("default");
+    let account = service_account(view);
     let request = TokenRequest {
         spec: Some(TokenRequestSpec {
             audiences: (!need.audience.is_empty()).then(|| vec![need.audience.clone()]),

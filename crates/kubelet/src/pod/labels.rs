@@ -18,6 +18,9 @@ pub const GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
 /// Where the kubelet keeps the file that is mounted at the termination message path.
 pub const TERMINATION_MESSAGE_FILE: &str = "llmagentos.io/termination-message-file";
 
+/// The image as status shows it: by digest, where it has one.
+pub const IMAGE_REF: &str = "llmagentos.io/image-ref";
+
 /// Where a pod came from; `file` for static pods.
 pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";

@@ -663,7 +663,10 @@ fn end(input: &Input<'_>, ending: &Ending, plan: &mut Plan) {
         {
             continue;
         }
-        let left = kill_at.duration_since(input.now).as_secs().max(0);
+        // A started second counts whole.
+        let left = i64::try_from((kill_at.duration_since(input.now).as_millis() + 999) / 1000)
+            .unwrap_or(0)
+            .max(0);
         let grace = if ending.grace_period_seconds == 0 {
             0
         } else {

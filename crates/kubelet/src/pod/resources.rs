@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use runtime::service::LinuxResources;
 use volumes::amount;
+
+pub use api::pod::{QosClass, qos_class_of as qos_class};
 
 use super::spec::{ContainerSpec, PodSpecView};
 
@@ -15,73 +17,11 @@ const SHARES_MAX: i64 = 262_144;
 const QUOTA_PERIOD_MICROS: i64 = 100_000;
 const QUOTA_MIN_MICROS: i64 = 1_000;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QosClass {
-    Guaranteed,
-    Burstable,
-    BestEffort,
-}
-
-impl QosClass {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            QosClass::Guaranteed => "Guaranteed",
-            QosClass::Burstable => "Burstable",
-            QosClass::BestEffort => "BestEffort",
-        }
-    }
-}
-
 fn positive(list: Option<&BTreeMap<String, Quantity>>, resource: &str) -> Option<i128> {
     list?
         .get(resource)
         .and_then(amount::millis)
         .filter(|millis| *millis > 0)
-}
-
-/// The class that the pod's CPU and memory requests and limits put it in.
-pub fn qos_class(pod: &Pod) -> QosClass {
-    if let Some("Guaranteed") = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.qos_class.as_deref())
-    {
-        return QosClass::Guaranteed;
-    }
-    let Some(spec) = &pod.spec else {
-        return QosClass::BestEffort;
-    };
-    let of_containers = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-        .map(|container| container.resources.as_ref());
-    let of_pod = spec
-        .resources
-        .as_ref()
-        .filter(|resources| resources.limits.is_some() || resources.requests.is_some());
-    let all: Vec<Option<&ResourceRequirements>> = match of_pod {
-        Some(resources) => vec![Some(resources)],
-        None => of_containers.collect(),
-    };
-    let (mut any, mut guaranteed) = (false, true);
-    for resources in all {
-        let (limits, requests) = (
-            resources.and_then(|r| r.limits.as_ref()),
-            resources.and_then(|r| r.requests.as_ref()),
-        );
-        for resource in ["cpu", "memory"] {
-            let (limit, request) = (positive(limits, resource), positive(requests, resource));
-            any |= limit.is_some() || request.is_some();
-            guaranteed &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
-        }
-    }
-    match (any, guaranteed) {
-        (false, _) => QosClass::BestEffort,
-        (true, true) => QosClass::Guaranteed,
-        (true, false) => QosClass::Burstable,
-    }
 }
 
 /// The pod's cgroup below the runtime's root.
@@ -165,8 +105,8 @@ pub fn of_pod(pod: &Pod, pod_pids_limit: Option<i64>) -> LinuxResources {
     let Some(spec) = &pod.spec else {
         return LinuxResources::default();
     };
-    let requests = total(pod, |resources| resources.requests.as_ref());
-    let limits = total(pod, |resources| resources.limits.as_ref());
+    let requests = requests(pod);
+    let limits = limits(pod);
     let limited = |resource: &str| {
         spec.resources
             .as_ref()
@@ -220,18 +160,14 @@ pub struct Totals {
 }
 
 impl Totals {
-    fn of(list: Option<&BTreeMap<String, Quantity>>) -> Totals {
+    fn of(amounts: &api::pod::Amounts) -> Totals {
         let mut totals = Totals::default();
-        for (name, quantity) in list.into_iter().flatten() {
+        for (name, amount) in amounts {
             match name.as_str() {
-                "cpu" => {
-                    totals.cpu_millis = amount::millis(quantity)
-                        .and_then(|millis| i64::try_from(millis).ok())
-                        .unwrap_or(0)
-                }
-                "memory" => totals.memory_bytes = amount::units(quantity),
+                "cpu" => totals.cpu_millis = amount.milli_value(),
+                "memory" => totals.memory_bytes = amount.value(),
                 _ => {
-                    totals.others.insert(name.clone(), amount::units(quantity));
+                    totals.others.insert(name.clone(), amount.value());
                 }
             }
         }
@@ -245,55 +181,20 @@ impl Totals {
             *self.others.entry(name.clone()).or_default() += value;
         }
     }
-
-    fn max(&mut self, other: &Totals) {
-        self.cpu_millis = self.cpu_millis.max(other.cpu_millis);
-        self.memory_bytes = self.memory_bytes.max(other.memory_bytes);
-        for (name, value) in &other.others {
-            let entry = self.others.entry(name.clone()).or_default();
-            *entry = (*entry).max(*value);
-        }
-    }
 }
 
-/// Requests or limits of the whole pod: containers and sidecars together, or an init container with the
-/// sidecars before it if that is more; then overhead. Pod-level values take precedence.
-pub fn total(
-    pod: &Pod,
-    list: fn(&ResourceRequirements) -> Option<&BTreeMap<String, Quantity>>,
-) -> Totals {
-    let Some(spec) = &pod.spec else {
-        return Totals::default();
-    };
-    let of = |container: &Container| Totals::of(container.resources.as_ref().and_then(list));
-    let mut sum = Totals::default();
-    for container in &spec.containers {
-        sum.add(&of(container));
-    }
-    let (mut sidecars, mut init_max) = (Totals::default(), Totals::default());
-    for container in spec.init_containers.iter().flatten() {
-        let mut own = of(container);
-        if container.restart_policy.as_deref() == Some("Always") {
-            sum.add(&own);
-            sidecars.add(&own);
-            init_max.max(&sidecars);
-        } else {
-            own.add(&sidecars);
-            init_max.max(&own);
-        }
-    }
-    sum.max(&init_max);
-    if let Some(of_pod) = spec.resources.as_ref().and_then(list) {
-        let own = Totals::of(Some(of_pod));
-        if of_pod.contains_key("cpu") {
-            sum.cpu_millis = own.cpu_millis;
-        }
-        if of_pod.contains_key("memory") {
-            sum.memory_bytes = own.memory_bytes;
-        }
-    }
-    sum.add(&Totals::of(spec.overhead.as_ref()));
-    sum
+/// What the pod asks for as a whole.
+pub fn requests(pod: &Pod) -> Totals {
+    pod.spec.as_ref().map_or_else(Totals::default, |spec| {
+        Totals::of(&api::pod::requests(spec))
+    })
+}
+
+/// What the pod may use as a whole; what is not limited is 0.
+pub fn limits(pod: &Pod) -> Totals {
+    pod.spec
+        .as_ref()
+        .map_or_else(Totals::default, |spec| Totals::of(&api::pod::limits(spec)))
 }
 
 /// How willingly the kernel kills the container when memory runs out: less the more it requested.
@@ -339,11 +240,6 @@ mod tests {
     fn qos_and_cgroup() {
         for (resources, class, cgroup) in [
             (json!({}), QosClass::BestEffort, "besteffort/podu"),
-            (
-                json!({"limits": {"cpu": "1", "memory": "1Gi"}}),
-                QosClass::Guaranteed,
-                "podu",
-            ),
             (
                 json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}}),
                 QosClass::Guaranteed,
@@ -407,7 +303,7 @@ mod tests {
                 {"name": "s", "restartPolicy": "Always", "resources": requests("200m")},
                 {"name": "i", "resources": requests("3")}]),
         );
-        let totals = total(&view.pod, |resources| resources.requests.as_ref());
+        let totals = super::requests(&view.pod);
         assert_eq!((totals.cpu_millis, totals.memory_bytes), (3200, 30 << 20));
         assert_eq!(of_pod(&view.pod, None).memory_limit_bytes, None);
     }

@@ -244,6 +244,12 @@ async fn configure(
     let parts = Parts {
         restart_count,
         image_id: request.image.id.clone(),
+        image_ref: request
+            .image
+            .repo_digests
+            .first()
+            .cloned()
+            .unwrap_or_default(),
         env,
         mounts,
         resources,

@@ -246,7 +246,8 @@ fn container_status(input: &StatusInput<'_>, spec: &ContainerSpec) -> ApiContain
             status.state = Some(runtime_state(input, latest));
             status.restart_count = labels::restart_count(latest) as i32;
             status.container_id = Some(format!("{}://{}", input.runtime_name, latest.id));
-            status.image_id = latest.image_id.clone();
+            let by_digest = latest.annotations.get(labels::IMAGE_REF);
+            status.image_id = by_digest.unwrap_or(&latest.image_id).clone();
             if !latest.user_image.is_empty() {
                 status.image = latest.user_image.clone();
             }

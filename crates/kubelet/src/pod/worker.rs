@@ -40,6 +40,9 @@ const RETRY_MAX_SECONDS: i64 = 120;
 /// How long a container that could not be started waits for the next attempt, as upstream's workers.
 const START_RETRY_SECONDS: i64 = 10;
 
+/// A listing of the runtime is not older than this when it is taken over.
+const LISTING_AGE_MAX: SignedDuration = SignedDuration::from_secs(30);
+
 /// What a worker is told.
 pub enum Input {
     /// The pod as the API server (or the manifest) has it now.
@@ -364,7 +367,8 @@ impl Worker {
             wake(retry_at);
         }
         self.publish();
-        wake_at
+        // What was due by now has been done, or waits for a result.
+        wake_at.filter(|at| *at > now)
     }
 
     fn publish(&self) {
@@ -416,14 +420,7 @@ impl Worker {
                 mut containers,
             } => {
                 containers.iter_mut().for_each(start::add_message);
-                // What is being made now may not have been listed yet.
-                if self.work.sandbox != Step::InFlight {
-                    self.sandboxes = sandboxes;
-                }
-                for status in containers {
-                    self.note(status);
-                }
-                self.sort();
+                self.merge_listing(sandboxes, containers);
             }
             Input::Objects => {
                 self.volumes_refresh = true;
@@ -1047,6 +1044,35 @@ impl Worker {
                     && status.state != ContainerState::Exited => {}
             Some(old) => *old = status,
             None => self.containers.push(status),
+        }
+        self.sort();
+    }
+
+    /// Takes over a listing that may be a moment old: what is newer than it stays.
+    fn merge_listing(&mut self, sandboxes: Vec<PodSandbox>, containers: Vec<ContainerStatus>) {
+        let settled = Timestamp::now() - LISTING_AGE_MAX;
+        let settled = i64::try_from(settled.as_nanosecond()).unwrap_or(i64::MAX);
+        self.sandboxes.retain(|own| {
+            own.created_at_nanos > settled || sandboxes.iter().any(|listed| listed.id == own.id)
+        });
+        for sandbox in sandboxes {
+            match self.sandboxes.iter_mut().find(|own| own.id == sandbox.id) {
+                Some(own) => *own = sandbox,
+                // One that is being made reports itself.
+                None if self.work.sandbox == Step::InFlight => {}
+                None => self.sandboxes.push(sandbox),
+            }
+        }
+        self.containers.retain(|own| {
+            own.created_at_nanos > settled || containers.iter().any(|listed| listed.id == own.id)
+        });
+        let starting = self.work.containers.values().any(|work| work.starting);
+        for status in containers {
+            let known = self.containers.iter().any(|own| own.id == status.id);
+            // One that is being started reports itself; an ended one may be on its way out.
+            if known || !starting && status.state != ContainerState::Exited {
+                self.note(status);
+            }
         }
         self.sort();
     }

@@ -5,6 +5,8 @@
 
 mod identity;
 mod logs;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
