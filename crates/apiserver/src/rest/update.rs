@@ -159,6 +159,12 @@ impl Rest<'_> {
         writer: &Writer,
     ) -> ApiResult<admission::Reservation> {
         let strategy = &*self.kind.strategy;
+        // A binding is a change of our own making, checked when it was made; to clients the fields
+        // that it sets are closed.
+        if *part == Part::Other("binding") {
+            self.record_update(new, current, writer)?;
+            return Ok(admission::Reservation::default());
+        }
         strategy.prepare_update(new, old, part);
         strategy.default(new);
         self.record_update(new, current, writer)?;

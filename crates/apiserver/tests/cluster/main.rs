@@ -51,8 +51,15 @@ impl Cluster {
         Self::open(self.directory).await
     }
 
-    pub async fn request(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
-        self.request_as(Identity::admin(), method, path, headers, body).await
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        self.request_as(Identity::admin(), method, path, headers, body)
+            .await
     }
 
     pub async fn request_as(
@@ -68,12 +75,19 @@ impl Cluster {
             request = request.header(*name, *value);
         }
         let body: Bytes = body.into();
-        let request = request.body(kube::client::Body::from(body.to_vec())).unwrap();
+        let request = request
+            .body(kube::client::Body::from(body.to_vec()))
+            .unwrap();
         let response = self.server.client(identity).send(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into());
-        Answer { code: parts.status, headers: parts.headers, body }
+        let body = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into());
+        Answer {
+            code: parts.status,
+            headers: parts.headers,
+            body,
+        }
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -81,7 +95,8 @@ impl Cluster {
     }
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
-        self.request(Method::POST, path, &[], body.to_string()).await
+        self.request(Method::POST, path, &[], body.to_string())
+            .await
     }
 
     pub async fn put(&self, path: &str, body: Value) -> Answer {
@@ -94,19 +109,35 @@ impl Cluster {
 
     pub async fn patch(&self, path: &str, kind: &str, body: Value) -> Answer {
         let content_type = format!("application/{kind}");
-        self.request(Method::PATCH, path, &[("content-type", &content_type)], body.to_string()).await
+        self.request(
+            Method::PATCH,
+            path,
+            &[("content-type", &content_type)],
+            body.to_string(),
+        )
+        .await
     }
 
     /// The first `count` events of a watch.
     pub async fn events(&self, path: &str, count: usize) -> Vec<Value> {
-        let request = Request::builder().uri(path).body(kube::client::Body::empty()).unwrap();
-        let response = self.server.client(Identity::admin()).send(request).await.unwrap();
+        let request = Request::builder()
+            .uri(path)
+            .body(kube::client::Body::empty())
+            .unwrap();
+        let response = self
+            .server
+            .client(Identity::admin())
+            .send(request)
+            .await
+            .unwrap();
         let mut stream = response.into_body().into_data_stream();
         let mut text = Vec::new();
         let mut events = Vec::new();
         let read = async {
             while events.len() < count {
-                let Some(chunk) = stream.next().await else { break };
+                let Some(chunk) = stream.next().await else {
+                    break;
+                };
                 text.extend_from_slice(&chunk.unwrap());
                 events = text
                     .split(|byte| *byte == b'\n')
@@ -115,7 +146,9 @@ impl Cluster {
                     .collect::<Vec<Value>>();
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), read).await.expect("the events come in time");
+        tokio::time::timeout(Duration::from_secs(10), read)
+            .await
+            .expect("the events come in time");
         events.truncate(count);
         events
     }
@@ -138,7 +171,10 @@ pub const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 pub const PODS: &str = "/api/v1/namespaces/default/pods";
 
 pub async fn with_default_account(cluster: &Cluster) {
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    let answer = cluster.post("/api/v1/namespaces/default/serviceaccounts", account).await;
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    let answer = cluster
+        .post("/api/v1/namespaces/default/serviceaccounts", account)
+        .await;
     assert_eq!(answer.code, 201, "{}", answer.body);
 }
