@@ -8,6 +8,7 @@ mod offline;
 mod phases;
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -49,9 +50,22 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping; containers go on");
+    end_at_last();
     cluster.shutdown().await;
     drop(lock);
     Ok(())
+}
+
+/// How long an orderly end may take before the process ends without it.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Ends the process when its parts do not: a stop is then like a crash, which loses nothing.
+fn end_at_last() {
+    std::thread::spawn(|| {
+        std::thread::sleep(SHUTDOWN_TIMEOUT);
+        tracing::warn!("some parts did not end in time; ending without them");
+        std::process::exit(0);
+    });
 }
 
 /// The status file, kept up to date.

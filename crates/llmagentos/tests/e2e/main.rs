@@ -33,7 +33,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let conclusion = libtest_mimic::run(&arguments, trials(&cluster));
+    // The tests that end the server run by themselves, after the others.
+    let (last_ones, others): (Vec<_>, Vec<_>) = trials(&cluster)
+        .into_iter()
+        .partition(|trial| trial.name().starts_with("restart"));
+    let conclusion = libtest_mimic::run(&arguments, others);
+    let mut one_by_one = arguments.clone();
+    one_by_one.test_threads = Some(1);
+    let restarts = libtest_mimic::run(&one_by_one, last_ones);
     let cluster = Arc::try_unwrap(cluster)
         .ok()
         .flatten()
@@ -45,7 +52,7 @@ fn main() -> ExitCode {
         left.map_err(|error| Failed::from(format!("{error:#}")))
     });
     let reset = libtest_mimic::run(&last, vec![reset]);
-    if conclusion.has_failed() || reset.has_failed() {
+    if conclusion.has_failed() || restarts.has_failed() || reset.has_failed() {
         ExitCode::from(101)
     } else {
         ExitCode::SUCCESS
