@@ -64,7 +64,7 @@ impl Order {
                 (key, unit)
             })
             .collect();
-        keyed.sort_by(|a, b| b.0.cmp(&a.0));
+        keyed.sort_by_key(|(key, _)| std::cmp::Reverse(*key));
         keyed.into_iter().map(|(_, unit)| unit).collect()
     }
 

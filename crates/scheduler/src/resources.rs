@@ -193,7 +193,7 @@ fn scaled(quantity: &str, decimals: i32, up: bool) -> Option<i64> {
         let divisor = 10u128
             .checked_pow(power.unsigned_abs())
             .unwrap_or(u128::MAX);
-        inexact |= value % divisor != 0;
+        inexact |= !value.is_multiple_of(divisor);
         value /= divisor;
     }
     if inexact && up != negative {

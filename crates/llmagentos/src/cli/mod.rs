@@ -35,7 +35,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum Verb {
     /// Start a cluster here, in the background
-    Init(init::InitArgs),
+    Init(Box<init::InitArgs>),
     /// Say how the cluster here is
     Status(status::StatusArgs),
     /// Stop the cluster here; everything it stores is kept
@@ -58,7 +58,7 @@ enum Verb {
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let config_dir = cli.instance.config_dir;
     match cli.verb {
-        Verb::Init(args) => init::run(&config_dir, args),
+        Verb::Init(args) => init::run(&config_dir, *args),
         Verb::Status(args) => status::run(&config_dir, &args),
         Verb::Stop(args) => stop::run(&config_dir, &args),
         Verb::Reset(args) => reset::run(&config_dir, &args),

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
-use serde_json::Value;
 
 use crate::cluster::{Cluster, eventually, fail, succeed};
 
@@ -71,12 +70,6 @@ impl<'a> Kubectl<'a> {
             bail!("{command:?}: {}\n{stdout}{stderr}", output.status);
         }
         Ok(stdout.into_owned())
-    }
-
-    pub fn json(&self, arguments: &[&str]) -> anyhow::Result<Value> {
-        let mut arguments = arguments.to_vec();
-        arguments.extend(["-o", "json"]);
-        Ok(serde_json::from_str(&self.run(&arguments)?)?)
     }
 
     pub fn apply(&self, manifest: &str) -> anyhow::Result<String> {
