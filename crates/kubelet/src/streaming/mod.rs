@@ -7,7 +7,9 @@
 //!
 //! Deliberately absent: limits of idle time; a session stays as long as its two sides do.
 
+mod port_forward;
 mod remote_command;
+mod spdy;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -17,22 +19,27 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{self, Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use runtime::service::{ContainerState, StreamRequest};
+use runtime::service::{ContainerState, SandboxState, StreamRequest};
 
 use crate::agent::Agent;
 use crate::pod::worker::Snapshot;
 use remote_command::{Options, Verb};
+use websocket::HandshakeError;
+
+const SPDY: &str = "SPDY/3.1";
+const STREAM_VERSION: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 
 /// The routes of streams, below `/exec`, `/attach` and `/portForward`.
 pub fn router() -> Router<Arc<Agent>> {
     Router::new()
         .route("/exec/{*target}", get(exec).post(exec))
         .route("/attach/{*target}", get(attach).post(attach))
+        .route("/portForward/{*target}", get(forward).post(forward))
 }
 
 type Refusal = (StatusCode, String);
@@ -68,7 +75,7 @@ fn command(
         [namespace, pod, uid, container] => {
             (find_pod(agent, namespace, pod, Some(uid))?, container)
         }
-        _ => return Err((StatusCode::NOT_FOUND, "404 page not found\n".into())),
+        _ => return Err(not_a_page()),
     };
     let stream_request = StreamRequest {
         container_id: running_container(&snapshot, container)?,
@@ -91,10 +98,9 @@ fn command(
     let upgrade = hyper::upgrade::on(&mut request);
     match upgrade_protocol(request.headers())? {
         UpgradeProtocol::WebSocket => {
-            let refused = |error: websocket::HandshakeError| (error.code(), format!("{error}\n"));
-            let mut answer = websocket::handshake(request.headers()).map_err(refused)?;
+            let mut answer = websocket::handshake(request.headers()).map_err(refuse_websocket)?;
             let protocol = websocket::choose_remote_command(&websocket::offered(request.headers()))
-                .map_err(refused)?;
+                .map_err(refuse_websocket)?;
             if !protocol.name.is_empty() {
                 answer.insert(
                     header::SEC_WEBSOCKET_PROTOCOL,
@@ -109,25 +115,120 @@ fn command(
             });
             Ok(switching("websocket", answer))
         }
+        UpgradeProtocol::Spdy => {
+            let offered = stream_versions(request.headers());
+            let protocol = spdy::command::choose(&offered).ok_or_else(|| {
+                refuse_versions(&offered, &spdy::command::PROTOCOLS.map(|known| known.name))
+            })?;
+            spawn(upgrade, move |upgraded| async move {
+                let (connection, accepted) = spdy::connection::over_socket(TokioIo::new(upgraded));
+                if let Some(channels) = spdy::command::channels(accepted, protocol, options).await {
+                    remote_command::serve(verb, session, connection, channels).await;
+                }
+            });
+            Ok(switching_spdy(protocol.name))
+        }
     }
+}
+
+async fn forward(
+    State(agent): State<Arc<Agent>>,
+    Path(target): Path<String>,
+    request: Request,
+) -> Response {
+    port_forward(&agent, &target, request).unwrap_or_else(|refusal| refusal.into_response())
+}
+
+fn port_forward(
+    agent: &Arc<Agent>,
+    target: &str,
+    mut request: Request,
+) -> Result<Response, Refusal> {
+    let segments: Vec<&str> = target.split('/').collect();
+    let (snapshot, name) = match segments[..] {
+        [namespace, pod] => (find_pod(agent, namespace, pod, None)?, pod),
+        [namespace, pod, uid] => (find_pod(agent, namespace, pod, Some(uid))?, pod),
+        _ => return Err(not_a_page()),
+    };
+    let sandbox_id = snapshot
+        .sandboxes
+        .first()
+        .filter(|sandbox| sandbox.state == SandboxState::Ready)
+        .map(|sandbox| sandbox.id.clone())
+        .ok_or_else(|| {
+            (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("pod not found ({name:?})"),
+            )
+        })?;
+    let uid = snapshot.pod.and_then(|pod| pod.metadata.uid.clone());
+    let target = port_forward::Target {
+        pod: name.to_owned(),
+        uid: uid.unwrap_or_default(),
+    };
+    let runtime = Arc::clone(&agent.context.runtime);
+    let connect = move |port| {
+        let (runtime, sandbox_id) = (Arc::clone(&runtime), sandbox_id.clone());
+        async move { runtime.port_forward(&sandbox_id, port).await }
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    match upgrade_protocol(request.headers())? {
+        UpgradeProtocol::WebSocket => {
+            let mut answer = websocket::handshake(request.headers()).map_err(refuse_websocket)?;
+            let offered = websocket::offered(request.headers());
+            if !offered
+                .iter()
+                .any(|name| name == port_forward::TUNNEL_PROTOCOL)
+            {
+                return Err(refuse_websocket(HandshakeError::Protocol(offered)));
+            }
+            answer.insert(
+                header::SEC_WEBSOCKET_PROTOCOL,
+                HeaderValue::from_static(port_forward::TUNNEL_PROTOCOL),
+            );
+            spawn(upgrade, move |upgraded| async move {
+                let socket = websocket::socket(TokioIo::new(upgraded)).await;
+                let (chunks, sink) = websocket::tunnel(socket);
+                let (connection, accepted) = spdy::connection::start(chunks, sink);
+                port_forward::serve(connection, accepted, target, connect).await;
+            });
+            Ok(switching("websocket", answer))
+        }
+        UpgradeProtocol::Spdy => {
+            let offered = stream_versions(request.headers());
+            if !offered.is_empty() && !offered.iter().any(|name| name == port_forward::PROTOCOL) {
+                return Err(refuse_versions(&offered, &[port_forward::PROTOCOL]));
+            }
+            spawn(upgrade, move |upgraded| async move {
+                let (connection, accepted) = spdy::connection::over_socket(TokioIo::new(upgraded));
+                port_forward::serve(connection, accepted, target, connect).await;
+            });
+            Ok(switching_spdy(port_forward::PROTOCOL))
+        }
+    }
+}
+
+fn not_a_page() -> Refusal {
+    (StatusCode::NOT_FOUND, "404 page not found\n".into())
 }
 
 enum UpgradeProtocol {
     WebSocket,
+    Spdy,
 }
 
 fn upgrade_protocol(headers: &HeaderMap) -> Result<UpgradeProtocol, Refusal> {
-    let contains = |name: header::HeaderName, word: &str| {
-        headers
-            .get_all(name)
+    let contains = |name: HeaderName, word: &str| {
+        values(headers, name)
             .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|value| value.trim().eq_ignore_ascii_case(word))
+            .any(|value| value.eq_ignore_ascii_case(word))
     };
     if contains(header::CONNECTION, "upgrade") {
         if contains(header::UPGRADE, "websocket") {
             return Ok(UpgradeProtocol::WebSocket);
+        }
+        if contains(header::UPGRADE, SPDY) {
+            return Ok(UpgradeProtocol::Spdy);
         }
     }
     Err((
@@ -135,6 +236,42 @@ fn upgrade_protocol(headers: &HeaderMap) -> Result<UpgradeProtocol, Refusal> {
         "unable to upgrade: missing upgrade headers in request: websocket or SPDY/3.1 is needed\n"
             .into(),
     ))
+}
+
+/// The words of a header that is a list, in as many lines as the client likes.
+fn values(headers: &HeaderMap, name: HeaderName) -> Vec<String> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|word| word.trim().to_owned())
+        .filter(|word| !word.is_empty())
+        .collect()
+}
+
+/// The versions of streams that a SPDY client offers.
+fn stream_versions(headers: &HeaderMap) -> Vec<String> {
+    values(headers, STREAM_VERSION)
+}
+
+fn refuse_websocket(error: HandshakeError) -> Refusal {
+    (error.code(), format!("{error}\n"))
+}
+
+fn refuse_versions(offered: &[String], accepted: &[&str]) -> Refusal {
+    (
+        StatusCode::FORBIDDEN,
+        format!(
+            "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {accepted:?}\n"
+        ),
+    )
+}
+
+fn switching_spdy(version: &'static str) -> Response {
+    let mut answer = HeaderMap::new();
+    answer.insert(STREAM_VERSION, HeaderValue::from_static(version));
+    switching(SPDY, answer)
 }
 
 fn switching(protocol: &'static str, headers: HeaderMap) -> Response {

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{SplitSink, SplitStream};
-use futures::{Sink, SinkExt, StreamExt};
+use futures::{Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
@@ -123,14 +123,7 @@ pub fn handshake(headers: &HeaderMap) -> Result<HeaderMap, HandshakeError> {
 
 /// The subprotocols that the client offers, in its order.
 pub fn offered(headers: &HeaderMap) -> Vec<String> {
-    headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|name| name.trim().to_owned())
-        .filter(|name| !name.is_empty())
-        .collect()
+    super::values(headers, header::SEC_WEBSOCKET_PROTOCOL)
 }
 
 /// The best protocol that both sides know.
@@ -211,8 +204,30 @@ where
     (connection, channels)
 }
 
+/// The two directions of SPDY in binary messages.
+pub fn tunnel<S>(
+    socket: WebSocketStream<S>,
+) -> (
+    impl Stream<Item = Bytes> + Send,
+    impl Sink<Outgoing, Error = Error> + Send,
+)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let (sink, stream) = socket.split();
+    let chunks = stream
+        .take_while(|message| std::future::ready(message.is_ok()))
+        .filter_map(|message| {
+            std::future::ready(match message {
+                Ok(Message::Binary(bytes)) => Some(bytes),
+                _ => None,
+            })
+        });
+    (chunks, messages(sink, false))
+}
+
 /// A sink of messages over the socket; the last one says that all is well.
-pub fn messages<S>(
+fn messages<S>(
     sink: SplitSink<WebSocketStream<S>, Message>,
     text: bool,
 ) -> impl Sink<Outgoing, Error = Error> + Send
