@@ -133,6 +133,10 @@ impl Cluster {
     pub fn reset_and_compare(self, before: &Listing) -> anyhow::Result<()> {
         let dry_run = succeed(self.llmagentos(&["reset", "--dry-run"]))?;
         let result = succeed(self.llmagentos(&["reset"]));
+        // What kubectl keeps for itself.
+        for home in ["home", "nobody"] {
+            std::fs::remove_dir_all(self.path().join(home)).ok();
+        }
         let left = std::fs::read_dir(self.path())?
             .map(|entry| Ok(entry?.path()))
             .collect::<std::io::Result<Vec<_>>>()?;

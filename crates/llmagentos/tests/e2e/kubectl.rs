@@ -56,11 +56,14 @@ impl<'a> Kubectl<'a> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        child
-            .stdin
-            .take()
-            .context("stdin is piped")?
-            .write_all(input.as_bytes())?;
+        let mut stdin = child.stdin.take().context("stdin is piped")?;
+        match stdin.write_all(input.as_bytes()) {
+            // A program that was refused need not read to the end.
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                return Err(error.into());
+            }
+            _ => drop(stdin),
+        }
         let output = child.wait_with_output()?;
         let (stdout, stderr) = (
             String::from_utf8_lossy(&output.stdout),

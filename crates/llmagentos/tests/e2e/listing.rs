@@ -18,14 +18,17 @@ impl Listing {
             .lines()
         {
             let target = line.split(' ').nth(4).unwrap_or_default();
-            items.insert(format!("mount {target}"));
+            // Other clusters may come and go on this machine meanwhile.
+            if target.contains("llma-e2e-") {
+                items.insert(format!("mount {target}"));
+            }
         }
         cgroups(Path::new("/sys/fs/cgroup"), 0, &mut items);
         let own = env!("CARGO_BIN_EXE_llmagentos");
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let command_line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let command_line = String::from_utf8_lossy(&command_line).replace('\0', " ");
-            if command_line.contains(own) {
+            if command_line.contains(own) && command_line.contains("llma-e2e-") {
                 items.insert(format!(
                     "process {} {command_line}",
                     entry.file_name().display()

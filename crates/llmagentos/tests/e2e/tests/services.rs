@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, NODE_ADDRESS, eventually, succeed};
 use crate::images::BUSYBOX;
 use crate::kubectl::Kubectl;
 
-use super::streams::wget;
+use super::streams::curl;
 
 fn web(name: &str, replicas: u32) -> String {
     format!(
@@ -43,7 +43,7 @@ pub fn cluster_ip_and_node_port(cluster: &Cluster) -> anyhow::Result<()> {
         // Random choice: both answer within some tries.
         let mut seen = std::collections::BTreeSet::new();
         eventually(&format!("both pods answer on {url}"), || {
-            seen.insert(succeed(wget(cluster, &url))?);
+            seen.insert(succeed(curl(cluster, &url))?);
             if !seen.iter().eq(names.iter()) {
                 bail!("answers so far: {seen:?}, pods: {names:?}");
             }
@@ -69,8 +69,10 @@ pub fn cluster_ip_and_node_port(cluster: &Cluster) -> anyhow::Result<()> {
     // No endpoints: refused at once, not a time-out.
     kubectl.run(&["scale", "deployment", "web", "--replicas=0"])?;
     eventually("a service without endpoints refuses", || {
-        let said = crate::cluster::fail(wget(cluster, &format!("http://{address}/")))?;
-        if !said.contains("refused") {
+        let said = crate::cluster::fail(curl(cluster, &format!("http://{address}/")))?;
+        if said.contains("timed out")
+            || !(said.contains("onnect to server") || said.contains("refused"))
+        {
             bail!("{said}");
         }
         Ok(())
@@ -86,7 +88,7 @@ pub fn host_port(cluster: &Cluster) -> anyhow::Result<()> {
     ))?;
     kubectl.wait("pod/web", "condition=Ready")?;
     for host in [NODE_ADDRESS.to_string(), "127.0.0.1".to_owned()] {
-        let body = succeed(wget(cluster, &format!("http://{host}:18080/")))?;
+        let body = succeed(curl(cluster, &format!("http://{host}:18080/")))?;
         anyhow::ensure!(body == "hello from busybox\n", "{host}: {body}");
     }
     // A second pod with that port fits on no node.

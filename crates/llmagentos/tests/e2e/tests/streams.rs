@@ -194,7 +194,7 @@ pub fn port_forward(cluster: &Cluster) -> anyhow::Result<()> {
         // kubectl listens in the cluster's namespace: so must its client.
         for _ in 0..3 {
             let body =
-                crate::cluster::succeed(wget(cluster, &format!("http://127.0.0.1:{port}/")))?;
+                crate::cluster::succeed(curl(cluster, &format!("http://127.0.0.1:{port}/")))?;
             anyhow::ensure!(body == "hello from busybox\n", "{body}");
         }
     }
@@ -202,9 +202,16 @@ pub fn port_forward(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// An HTTP client in the cluster's network namespace.
-pub fn wget(cluster: &Cluster, url: &str) -> Command {
-    let mut command = cluster.inside("/bin/busybox");
-    command.args(["wget", "-q", "-T", "10", "-O", "-", url]);
+pub fn curl(cluster: &Cluster, url: &str) -> Command {
+    let mut command = cluster.inside("curl");
+    command.args([
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--max-time",
+        "10",
+        url,
+    ]);
     command
 }
 
