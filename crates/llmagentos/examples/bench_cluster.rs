@@ -229,9 +229,8 @@ fn restarts(instance: &Instance, report: &mut Report) -> anyhow::Result<()> {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let url = serving(instance, &mut child)?;
+        serving(instance, &mut child)?;
         samples.push(begun.elapsed().as_secs_f64() * 1e3);
-        drop(url);
         // init finds it running, and waits until the node is Ready.
         std::thread::spawn(move || child.wait());
         instance.init()?;

@@ -111,7 +111,10 @@ pub fn images_and_commands(cluster: &Cluster) -> anyhow::Result<()> {
         ("name", "Not/An Image!", "InvalidImageName"),
         ("missing", "localhost/no-such-image:1", "ErrImagePull"),
     ] {
-        kubectl.run(&["run", name, &format!("--image={image}"), "--restart=Never"])?;
+        // Applied, because `kubectl run` itself refuses such names.
+        kubectl.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{restartPolicy: Never, containers: [{{name: main, image: \"{image}\"}}]}}\n"
+        ))?;
         eventually(&format!("pod {name} says {reason}"), || {
             let actual = kubectl.value(
                 &format!("pod/{name}"),
