@@ -52,6 +52,7 @@ struct State {
 impl PodNetwork {
     /// Makes the bridge, or finds it, in the calling thread's network namespace, and reads the addresses in use.
     pub fn open(config: PodNetworkConfig) -> Result<Self, NetworkError> {
+        crate::sysctl::enable_forwarding(&config.state_dir)?;
         let mut socket = open_socket()?;
         let bridge_index = ensure_bridge(&mut socket, &config)?;
         let ipam = Ipam::open(config.pod_cidr, &config.state_dir.join("addresses"))?;
@@ -107,9 +108,10 @@ impl PodNetwork {
                     "eth0 is not in the pod's namespace",
                 ));
             };
-            inside.add_address(link.index, address, cidr.prefix_length)?;
+            // Alone in its network: packets to other pods too go by the gateway, where services' addresses are translated both ways.
+            inside.add_address(link.index, address, 32)?;
             inside.set_up(link.index)?;
-            inside.add_default_route(cidr.gateway())
+            inside.add_default_route(link.index, cidr.gateway())
         })
         .map_err(kernel(format!("set up the pod's end of {name}")))
     }

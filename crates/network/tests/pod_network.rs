@@ -2,70 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use network::ipam::Ipv4Cidr;
 use network::pod_network::{PodNetwork, PodNetworkConfig, node_address, reset_links};
 use network::route_socket::RouteSocket;
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
-
-/// Runs a test in a network namespace that ends with its thread.
-fn in_new_namespace(test: impl FnOnce() + Send + 'static) {
-    let result = std::thread::spawn(|| {
-        unshare_network();
-        test();
-    })
-    .join();
-    if let Err(panic) = result {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-#[expect(
-    deprecated,
-    reason = "its danger is CLONE_FILES; a new network namespace touches no memory"
-)]
-fn unshare_network() {
-    rustix::thread::unshare(UnshareFlags::NEWNET).unwrap();
-}
-
-/// A namespace kept alive by this handle, as a sandbox's is.
-struct Namespace(File);
-
-impl Namespace {
-    fn new() -> Self {
-        Self(
-            std::thread::spawn(|| {
-                unshare_network();
-                File::open("/proc/thread-self/ns/net").unwrap()
-            })
-            .join()
-            .unwrap(),
-        )
-    }
-
-    fn path(&self) -> PathBuf {
-        use std::os::fd::AsRawFd;
-        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
-    }
-
-    fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> std::thread::JoinHandle<T> {
-        let netns = self.0.try_clone().unwrap();
-        std::thread::spawn(move || {
-            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            work()
-        })
-    }
-}
+use support::{Namespace, in_new_namespace};
 
 fn open(state_dir: &std::path::Path) -> PodNetwork {
     PodNetwork::open(PodNetworkConfig {
