@@ -60,8 +60,8 @@ impl Rest<'_> {
         self.respond(StatusCode::OK, written.item())
     }
 
-    /// Reads, changes and writes, again when another write came in between (unless the change
-    /// names the resource version that it was made for).
+    /// Reads, changes and writes, again when another write came in between. A change that names
+    /// the resource version it was made for fails in the next round, where that is no longer the current one.
     pub async fn modify(
         &self,
         part: &Part,
@@ -73,7 +73,7 @@ impl Rest<'_> {
             let current = self.current().await?;
             let old = self.decode_stored(&current.json)?;
             let mut new = change(&*old, &current)?;
-            let conditional = self.check_preconditions(&mut *new, &*old, current.revision)?;
+            self.check_preconditions(&mut *new, &*old, current.revision)?;
             let reservation = self
                 .finish_update(&mut *new, &*old, &current.json, part, writer)
                 .await?;
@@ -110,20 +110,17 @@ impl Rest<'_> {
                 reservation.commit();
                 return Ok(Written::Stored(item));
             }
-            if conditional {
-                return Err(self.modified());
-            }
         }
         Err(self.modified())
     }
 
-    /// Checks what the writer says about the version it changed; answers whether it said so.
+    /// Checks what the writer says about the version it changed.
     fn check_preconditions(
         &self,
         new: &mut dyn Object,
         old: &dyn Object,
         revision: u64,
-    ) -> ApiResult<bool> {
+    ) -> ApiResult<()> {
         let meta = new.metadata_mut();
         if let Some(uid) = meta.uid.as_deref().filter(|uid| !uid.is_empty())
             && Some(uid) != old.metadata().uid.as_deref()
@@ -143,9 +140,9 @@ impl Rest<'_> {
                 if self.kind.strategy.allows_unconditional_update() {
                     meta.resource_version = Some(revision.to_string());
                 }
-                Ok(false)
+                Ok(())
             }
-            Some(version) if parse_resource_version(version)? == revision => Ok(true),
+            Some(version) if parse_resource_version(version)? == revision => Ok(()),
             Some(_) => Err(self.modified()),
         }
     }
