@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use network::pod_network::reset_links;
+use network::ResetConfig;
 use runtime::image::{ImageStore, StoreOptions};
 use runtime::native::{self, NativeRuntime};
 use runtime::service::RuntimeService;
@@ -82,7 +82,12 @@ pub fn reset_containers_and_network(config: &Config, dry_run: bool) -> anyhow::R
     }
     .context("remove the containers")?;
     removed.extend(volume_mounts(config, dry_run)?);
-    removed.extend(reset_links(&config.cluster.bridge, dry_run).context("remove the network")?);
+    let network = ResetConfig {
+        bridge: config.cluster.bridge.clone(),
+        table: config.cluster.nft_table.clone(),
+        state_dir: config.network_dir(),
+    };
+    removed.extend(network::reset(&network, dry_run).context("remove the network")?);
     Ok(removed)
 }
 

@@ -12,8 +12,10 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::runtime::watcher;
 use kubelet::Kubelet;
+use network::host_ports::HostPorts;
 use network::ipam::Ipv4Cidr;
 use network::pod_network::{PodNetwork, PodNetworkConfig, node_address};
+use network::proxy::{ProxyConfig, ServiceProxy};
 use runtime::image::ImageStore;
 use runtime::native::NativeRuntime;
 use runtime::service::{RuntimeService, SandboxNetwork};
@@ -27,6 +29,7 @@ use crate::net_adapter::PodNetworkAdapter;
 pub struct Cluster {
     server: Server,
     controlplane: controlplane::Handle,
+    service_proxy: ServiceProxy,
     kubelet: Kubelet,
     store: Arc<Embedded>,
 }
@@ -35,6 +38,7 @@ impl Cluster {
     /// Ends in the opposite order of the start; containers go on.
     pub async fn shutdown(self) {
         self.kubelet.shutdown().await;
+        self.service_proxy.shutdown().await;
         self.controlplane.stop().await;
         self.server.shutdown().await;
         drop(self.store);
@@ -68,6 +72,22 @@ pub async fn start(config: &Config, progress: &mut Progress) -> anyhow::Result<C
         },
     );
 
+    progress.phase("service proxy")?;
+    let service_proxy = ServiceProxy::start(
+        server.client(Identity::admin()),
+        ProxyConfig {
+            table: config.cluster.nft_table.clone(),
+            bridge: config.cluster.bridge.clone(),
+            cluster_cidr: Ipv4Cidr::parse(&config.cluster.cluster_cidr)?,
+            pod_cidr: Ipv4Cidr::parse(&config.pod_cidr())?,
+            node_name: config.node_name.clone(),
+            node_ip,
+        },
+        node.host_ports,
+    )
+    .await
+    .context("start the service proxy")?;
+
     progress.phase("node agent")?;
     let kubelet = Kubelet::start(
         kubelet_config(config, &server, node_ip)?,
@@ -84,6 +104,7 @@ pub async fn start(config: &Config, progress: &mut Progress) -> anyhow::Result<C
     Ok(Cluster {
         server,
         controlplane,
+        service_proxy,
         kubelet,
         store,
     })
@@ -128,6 +149,7 @@ async fn open_store(config: &Config) -> anyhow::Result<Arc<Embedded>> {
 struct NodeParts {
     runtime: Arc<NativeRuntime>,
     images: Arc<ImageStore>,
+    host_ports: Arc<HostPorts>,
 }
 
 async fn start_runtime(config: &Config) -> anyhow::Result<NodeParts> {
@@ -138,7 +160,10 @@ async fn start_runtime(config: &Config) -> anyhow::Result<NodeParts> {
         state_dir: config.network_dir(),
     })
     .context("set up the pod network")?;
-    let adapter = Arc::new(PodNetworkAdapter::new(pod_network));
+    let host_ports = HostPorts::open(config.network_dir().join("host-ports"))
+        .map(Arc::new)
+        .context("read the host ports")?;
+    let adapter = Arc::new(PodNetworkAdapter::new(pod_network, Arc::clone(&host_ports)));
     let runtime = NativeRuntime::new(
         super::offline::runtime_config(config)?,
         images.clone(),
@@ -150,7 +175,11 @@ async fn start_runtime(config: &Config) -> anyhow::Result<NodeParts> {
         .await
         .context("list pod sandboxes")?;
     adapter.recover(&sandboxes)?;
-    Ok(NodeParts { runtime, images })
+    Ok(NodeParts {
+        runtime,
+        images,
+        host_ports,
+    })
 }
 
 fn api_config(config: &Config, node_ip: IpAddr) -> anyhow::Result<apiserver::Config> {
