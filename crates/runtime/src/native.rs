@@ -32,6 +32,7 @@ mod zygote;
 
 pub use reset::{planned_reset, reset};
 pub use runtime::NativeRuntime;
+pub use seccomp::oci_profile as oci_seccomp_profile;
 pub use zygote::zygote_main;
 
 use std::path::PathBuf;

@@ -277,10 +277,21 @@ pub struct ExecResult {
 /// What changed, so that nobody polls.
 #[derive(Clone, Debug)]
 pub enum RuntimeEvent {
-    ContainerStarted { sandbox_id: String, container_id: String },
-    ContainerStopped { sandbox_id: String, container_id: String },
-    ContainerRemoved { sandbox_id: String, container_id: String },
-    SandboxStopped { sandbox_id: String },
+    ContainerStarted {
+        sandbox_id: String,
+        container_id: String,
+    },
+    ContainerStopped {
+        sandbox_id: String,
+        container_id: String,
+    },
+    ContainerRemoved {
+        sandbox_id: String,
+        container_id: String,
+    },
+    SandboxStopped {
+        sandbox_id: String,
+    },
     /// Events were lost (slow reader, restart): list again.
     Resync,
 }
@@ -319,22 +330,40 @@ pub trait RuntimeService: Send + Sync + 'static {
     /// Also removes its containers. Idempotent.
     async fn remove_pod_sandbox(&self, id: &str) -> Result<(), RuntimeError>;
     async fn list_pod_sandboxes(&self) -> Result<Vec<PodSandbox>, RuntimeError>;
-    async fn create_container(&self, sandbox_id: &str, config: ContainerConfig) -> Result<String, RuntimeError>;
+    async fn create_container(
+        &self,
+        sandbox_id: &str,
+        config: ContainerConfig,
+    ) -> Result<String, RuntimeError>;
     async fn start_container(&self, id: &str) -> Result<(), RuntimeError>;
     /// The stop signal, then SIGKILL after `grace_period_seconds`. Returns when it has ended. Idempotent.
-    async fn stop_container(&self, id: &str, grace_period_seconds: u64) -> Result<(), RuntimeError>;
+    async fn stop_container(&self, id: &str, grace_period_seconds: u64)
+    -> Result<(), RuntimeError>;
     async fn remove_container(&self, id: &str) -> Result<(), RuntimeError>;
     async fn container_status(&self, id: &str) -> Result<ContainerStatus, RuntimeError>;
     async fn list_containers(&self) -> Result<Vec<ContainerStatus>, RuntimeError>;
-    async fn update_container_resources(&self, id: &str, resources: LinuxResources) -> Result<(), RuntimeError>;
+    async fn update_container_resources(
+        &self,
+        id: &str,
+        resources: LinuxResources,
+    ) -> Result<(), RuntimeError>;
     /// Closes the log file and opens it again by its path, after a rotation.
     async fn reopen_container_log(&self, id: &str) -> Result<(), RuntimeError>;
     async fn container_stats(&self) -> Result<Vec<ContainerStats>, RuntimeError>;
-    async fn exec_sync(&self, id: &str, command: Vec<String>, timeout_seconds: u64) -> Result<ExecResult, RuntimeError>;
+    async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout_seconds: u64,
+    ) -> Result<ExecResult, RuntimeError>;
     async fn exec(&self, request: StreamRequest) -> Result<Session, RuntimeError>;
     async fn attach(&self, request: StreamRequest) -> Result<Session, RuntimeError>;
     /// A connection to `127.0.0.1:port` inside the sandbox's network.
-    async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<Box<dyn Connection>, RuntimeError>;
+    async fn port_forward(
+        &self,
+        sandbox_id: &str,
+        port: u16,
+    ) -> Result<Box<dyn Connection>, RuntimeError>;
     /// A new receiver of everything that happens from now on.
     fn events(&self) -> mpsc::Receiver<RuntimeEvent>;
 }
@@ -402,7 +431,8 @@ pub trait ImageService: Send + Sync + 'static {
     async fn list(&self) -> Result<Vec<Image>, ImageError>;
     /// By id, tag or digest; `None` if it is not here.
     async fn status(&self, image: &str) -> Result<Option<Image>, ImageError>;
-    async fn pull(&self, image: &str, auth: Option<RegistryAuth>) -> Result<PullResult, ImageError>;
+    async fn pull(&self, image: &str, auth: Option<RegistryAuth>)
+    -> Result<PullResult, ImageError>;
     /// By id or reference. Idempotent.
     async fn remove(&self, image: &str) -> Result<(), ImageError>;
     async fn filesystem_usage(&self) -> Result<FilesystemUsage, ImageError>;

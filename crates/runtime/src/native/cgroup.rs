@@ -52,14 +52,27 @@ impl Hierarchies {
     }
 
     fn parse(mountinfo: &str, root: &Path) -> io::Result<Self> {
-        let root: PathBuf = root.components().filter(|c| matches!(c, std::path::Component::Normal(_))).collect();
+        let root: PathBuf = root
+            .components()
+            .filter(|c| matches!(c, std::path::Component::Normal(_)))
+            .collect();
         if root.as_os_str().is_empty() {
-            return Err(io::Error::other("the cgroup root must not be the root of the hierarchy"));
+            return Err(io::Error::other(
+                "the cgroup root must not be the root of the hierarchy",
+            ));
         }
-        let mut found = Self { v1: Vec::new(), unified: None, root };
+        let mut found = Self {
+            v1: Vec::new(),
+            unified: None,
+            root,
+        };
         for line in mountinfo.lines() {
-            let Some((left, right)) = line.split_once(" - ") else { continue };
-            let Some(mount) = left.split(' ').nth(4) else { continue };
+            let Some((left, right)) = line.split_once(" - ") else {
+                continue;
+            };
+            let Some(mount) = left.split(' ').nth(4) else {
+                continue;
+            };
             let mut right = right.split(' ');
             let kind = right.next().unwrap_or("");
             let mount = PathBuf::from(mount);
@@ -69,7 +82,10 @@ impl Hierarchies {
             match kind {
                 "cgroup2" => found.unified = Some(mount),
                 "cgroup" => {
-                    let name = mount.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+                    let name = mount
+                        .file_name()
+                        .map(|n| n.to_string_lossy().into_owned())
+                        .unwrap_or_default();
                     let controllers: BTreeSet<String> = right
                         .nth(1)
                         .unwrap_or("")
@@ -77,13 +93,19 @@ impl Hierarchies {
                         .filter(|o| !matches!(*o, "rw" | "ro" | "xattr" | "clone_children"))
                         .map(str::to_owned)
                         .collect();
-                    found.v1.push(V1 { name, mount, controllers });
+                    found.v1.push(V1 {
+                        name,
+                        mount,
+                        controllers,
+                    });
                 }
                 _ => {}
             }
         }
         if found.v1.is_empty() && found.unified.is_none() {
-            return Err(io::Error::other("no cgroup hierarchy is mounted below /sys/fs/cgroup"));
+            return Err(io::Error::other(
+                "no cgroup hierarchy is mounted below /sys/fs/cgroup",
+            ));
         }
         Ok(found)
     }
@@ -100,8 +122,15 @@ impl Hierarchies {
     /// What a process joins to be in the cgroup `relative` (to our root).
     pub fn membership(&self, relative: &str) -> CgroupMembership {
         CgroupMembership {
-            v1: self.v1.iter().map(|h| (h.name.clone(), self.directory(&h.mount, relative))).collect(),
-            unified: self.unified.as_ref().map(|mount| self.directory(mount, relative)),
+            v1: self
+                .v1
+                .iter()
+                .map(|h| (h.name.clone(), self.directory(&h.mount, relative)))
+                .collect(),
+            unified: self
+                .unified
+                .as_ref()
+                .map(|mount| self.directory(mount, relative)),
         }
     }
 
@@ -138,31 +167,54 @@ impl Hierarchies {
 
     /// Writes limits; what cannot be set is named in `warnings`.
     pub fn apply(&self, relative: &str, resources: &LinuxResources, warnings: &mut Vec<String>) {
-        let mut set = |controller: &str, file: &str, value: &str| match self.file(controller, relative, file) {
+        let mut set = |controller: &str, file: &str, value: &str| match self
+            .file(controller, relative, file)
+        {
             Some(path) => {
                 if let Err(error) = write(&path, value) {
                     warnings.push(format!("cgroup {file}={value} was not accepted: {error}"));
                 }
             }
-            None => warnings.push(format!("cgroup controller {controller} is not available: {file}={value} is not enforced")),
+            None => warnings.push(format!(
+                "cgroup controller {controller} is not available: {file}={value} is not enforced"
+            )),
         };
         if self.is_v2() {
             if let Some(shares) = resources.cpu_shares {
                 set("cpu", "cpu.weight", &cpu_weight(shares).to_string());
             }
             if resources.cpu_quota_micros.is_some() || resources.cpu_period_micros.is_some() {
-                let quota = resources.cpu_quota_micros.filter(|q| *q > 0).map_or("max".to_owned(), |q| q.to_string());
-                set("cpu", "cpu.max", &format!("{quota} {}", resources.cpu_period_micros.unwrap_or(100_000)));
+                let quota = resources
+                    .cpu_quota_micros
+                    .filter(|q| *q > 0)
+                    .map_or("max".to_owned(), |q| q.to_string());
+                set(
+                    "cpu",
+                    "cpu.max",
+                    &format!("{quota} {}", resources.cpu_period_micros.unwrap_or(100_000)),
+                );
             }
             if let Some(limit) = resources.memory_limit_bytes.filter(|l| *l != 0) {
-                set("memory", "memory.max", &if limit < 0 { "max".to_owned() } else { limit.to_string() });
+                set(
+                    "memory",
+                    "memory.max",
+                    &if limit < 0 {
+                        "max".to_owned()
+                    } else {
+                        limit.to_string()
+                    },
+                );
                 let swap = self.file("memory", relative, "memory.swap.max");
                 if let (true, Some(swap)) = (limit > 0, swap.filter(|s| s.exists())) {
                     let _ = write(&swap, "0");
                 }
             }
             for (size, bytes) in &resources.hugepage_limits_bytes {
-                set("hugetlb", &format!("hugetlb.{size}.max"), &bytes.to_string());
+                set(
+                    "hugetlb",
+                    &format!("hugetlb.{size}.max"),
+                    &bytes.to_string(),
+                );
             }
             for (file, value) in &resources.unified {
                 let controller = file.split('.').next().unwrap_or("");
@@ -184,21 +236,35 @@ impl Hierarchies {
             if let Some(limit) = resources.memory_limit_bytes.filter(|l| *l != 0) {
                 let with_swap = self.file("memory", relative, "memory.memsw.limit_in_bytes");
                 // The limit with swap must never be below the one without: order depends on the direction.
-                let raised = with_swap.as_ref().is_some_and(|path| write(path, &limit.to_string()).is_ok());
+                let raised = with_swap
+                    .as_ref()
+                    .is_some_and(|path| write(path, &limit.to_string()).is_ok());
                 set("memory", "memory.limit_in_bytes", &limit.to_string());
                 if let (false, Some(path)) = (raised, &with_swap) {
                     let _ = write(path, &limit.to_string());
                 }
             }
             for (size, bytes) in &resources.hugepage_limits_bytes {
-                set("hugetlb", &format!("hugetlb.{size}.limit_in_bytes"), &bytes.to_string());
+                set(
+                    "hugetlb",
+                    &format!("hugetlb.{size}.limit_in_bytes"),
+                    &bytes.to_string(),
+                );
             }
         }
         if let Some(cpus) = resources.cpuset_cpus.as_ref().filter(|c| !c.is_empty()) {
             set("cpuset", "cpuset.cpus", cpus);
         }
         if let Some(limit) = resources.pids_limit.filter(|l| *l != 0) {
-            set("pids", "pids.max", &if limit < 0 { "max".to_owned() } else { limit.to_string() });
+            set(
+                "pids",
+                "pids.max",
+                &if limit < 0 {
+                    "max".to_owned()
+                } else {
+                    limit.to_string()
+                },
+            );
         }
     }
 
@@ -223,8 +289,12 @@ impl Hierarchies {
             let directory = self.directory(&hierarchy.mount, relative);
             (|| {
                 write(&directory.join("devices.deny"), "a")?;
-                let mut allow = fs::OpenOptions::new().write(true).open(directory.join("devices.allow"))?;
-                allowed.iter().try_for_each(|line| allow.write_all(line.as_bytes()))
+                let mut allow = fs::OpenOptions::new()
+                    .write(true)
+                    .open(directory.join("devices.allow"))?;
+                allowed
+                    .iter()
+                    .try_for_each(|line| allow.write_all(line.as_bytes()))
             })()
         } else {
             Err(io::Error::other("no devices controller"))
@@ -243,7 +313,9 @@ impl Hierarchies {
                 .unwrap_or(0)
         };
         let table = |controller: &str, file: &str| {
-            self.file(controller, relative, file).and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+            self.file(controller, relative, file)
+                .and_then(|path| fs::read_to_string(path).ok())
+                .unwrap_or_default()
         };
         if self.is_v2() {
             let memory = table("memory", "memory.stat");
@@ -270,7 +342,12 @@ impl Hierarchies {
     pub fn remove(&self, relative: &str) -> bool {
         let membership = self.membership(relative);
         let mut done = true;
-        for directory in membership.v1.iter().map(|(_, d)| d).chain(&membership.unified) {
+        for directory in membership
+            .v1
+            .iter()
+            .map(|(_, d)| d)
+            .chain(&membership.unified)
+        {
             done &= remove_tree(directory);
         }
         done
@@ -283,7 +360,9 @@ fn make(directory: &Path, top: &Path, each: &dyn Fn(&Path) -> io::Result<()>) ->
         Ok(()) => each(directory),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let parent = directory.parent().filter(|p| p.starts_with(top) && *p != top);
+            let parent = directory
+                .parent()
+                .filter(|p| p.starts_with(top) && *p != top);
             make(parent.ok_or(error)?, top, each)?;
             match fs::create_dir(directory) {
                 Ok(()) => each(directory),
@@ -291,13 +370,18 @@ fn make(directory: &Path, top: &Path, each: &dyn Fn(&Path) -> io::Result<()>) ->
                 Err(error) => Err(error),
             }
         }
-        Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", directory.display()))),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!("{}: {error}", directory.display()),
+        )),
     }
 }
 
 /// A new v1 cpuset is empty, and nothing can join it.
 fn inherit_cpuset(made: &Path) -> io::Result<()> {
-    let Some(parent) = made.parent() else { return Ok(()) };
+    let Some(parent) = made.parent() else {
+        return Ok(());
+    };
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let value = fs::read(parent.join(file))?;
         write_bytes(&made.join(file), &value)?;
@@ -313,7 +397,10 @@ fn enable_controllers(directory: &Path) {
         let has = |list: &str| list.split_whitespace().any(|c| c == controller);
         if has(&available) && !has(&enabled) {
             // One at a time: one that cannot be had must not cost the others.
-            let _ = write(&directory.join("cgroup.subtree_control"), &format!("+{controller}"));
+            let _ = write(
+                &directory.join("cgroup.subtree_control"),
+                &format!("+{controller}"),
+            );
         }
     }
 }
@@ -323,7 +410,10 @@ fn write(path: &Path, value: &str) -> io::Result<()> {
 }
 
 fn write_bytes(path: &Path, value: &[u8]) -> io::Result<()> {
-    fs::OpenOptions::new().write(true).open(path)?.write_all(value)
+    fs::OpenOptions::new()
+        .write(true)
+        .open(path)?
+        .write_all(value)
 }
 
 /// Value of a `key value` line.
@@ -344,10 +434,16 @@ fn cpu_weight(shares: u64) -> u64 {
 /// Processes that the OOM killer has ended in this cgroup.
 pub fn oom_kill_count(membership: &CgroupMembership) -> u64 {
     if membership.v1.is_empty() {
-        let events = membership.unified.as_ref().and_then(|d| fs::read_to_string(d.join("memory.events")).ok());
+        let events = membership
+            .unified
+            .as_ref()
+            .and_then(|d| fs::read_to_string(d.join("memory.events")).ok());
         return entry(&events.unwrap_or_default(), "oom_kill");
     }
-    let memory = membership.v1.iter().find(|(name, _)| name.split(',').any(|n| n == "memory"));
+    let memory = membership
+        .v1
+        .iter()
+        .find(|(name, _)| name.split(',').any(|n| n == "memory"));
     let control = memory.and_then(|(_, d)| fs::read_to_string(d.join("memory.oom_control")).ok());
     entry(&control.unwrap_or_default(), "oom_kill")
 }
@@ -359,8 +455,14 @@ pub fn kill_all(membership: &CgroupMembership) {
     {
         return;
     }
-    let directory = membership.v1.iter().find(|(name, _)| name == "pids").or(membership.v1.first());
-    let Some((_, directory)) = directory else { return };
+    let directory = membership
+        .v1
+        .iter()
+        .find(|(name, _)| name == "pids")
+        .or(membership.v1.first());
+    let Some((_, directory)) = directory else {
+        return;
+    };
     for _ in 0..KILL_ROUNDS_MAX {
         let pids = processes(directory);
         if pids.is_empty() {
@@ -379,7 +481,10 @@ pub fn processes(directory: &Path) -> Vec<i32> {
     let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
     let mut out: Vec<i32> = text.lines().filter_map(|line| line.parse().ok()).collect();
     if let Ok(entries) = fs::read_dir(directory) {
-        for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        for entry in entries
+            .flatten()
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        {
             out.extend(processes(&entry.path()));
         }
     }
@@ -392,7 +497,10 @@ pub fn remove_tree(directory: &Path) -> bool {
         return true;
     }
     if let Ok(entries) = fs::read_dir(directory) {
-        for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        for entry in entries
+            .flatten()
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        {
             remove_tree(&entry.path());
         }
     }
@@ -416,19 +524,40 @@ mod tests {
         let found = Hierarchies::parse(hybrid, Path::new("/kubepods")).unwrap();
         assert!(!found.is_v2());
         let membership = found.membership("burstable/podx");
-        assert_eq!(membership.unified.unwrap(), Path::new("/sys/fs/cgroup/unified/kubepods/burstable/podx"));
-        assert_eq!(membership.v1[1].1, Path::new("/sys/fs/cgroup/cpu,cpuacct/kubepods/burstable/podx"));
-        assert!(found.file("cpuacct", "x", "f").unwrap().starts_with("/sys/fs/cgroup/cpu,cpuacct"));
+        assert_eq!(
+            membership.unified.unwrap(),
+            Path::new("/sys/fs/cgroup/unified/kubepods/burstable/podx")
+        );
+        assert_eq!(
+            membership.v1[1].1,
+            Path::new("/sys/fs/cgroup/cpu,cpuacct/kubepods/burstable/podx")
+        );
+        assert!(
+            found
+                .file("cpuacct", "x", "f")
+                .unwrap()
+                .starts_with("/sys/fs/cgroup/cpu,cpuacct")
+        );
         assert!(found.file("memory", "x", "f").is_none());
         let unified = "31 30 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        assert!(Hierarchies::parse(unified, Path::new("/kubepods")).unwrap().is_v2());
+        assert!(
+            Hierarchies::parse(unified, Path::new("/kubepods"))
+                .unwrap()
+                .is_v2()
+        );
         assert!(Hierarchies::parse(unified, Path::new("/")).is_err());
         assert!(Hierarchies::parse("", Path::new("/kubepods")).is_err());
     }
 
     #[test]
     fn weights() {
-        for (shares, weight) in [(0, 1), (2, 1), (1024, 39), (262_144, 10_000), (u64::MAX, 10_000)] {
+        for (shares, weight) in [
+            (0, 1),
+            (2, 1),
+            (1024, 39),
+            (262_144, 10_000),
+            (u64::MAX, 10_000),
+        ] {
             assert_eq!(cpu_weight(shares), weight, "{shares}");
         }
     }

@@ -7,7 +7,7 @@
 
 pub mod inside;
 pub mod process;
-mod root;
+pub mod root;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -16,7 +16,9 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::protocol::{CgroupMembership, ContainerSpec, PidNamespace, ProcessSpec, Report, SandboxSpec};
+use super::protocol::{
+    CgroupMembership, ContainerSpec, PidNamespace, ProcessSpec, Report, SandboxSpec,
+};
 use super::sys::{self, BpfInstruction, Forked};
 use super::wire;
 
@@ -30,13 +32,22 @@ pub struct Fault {
 
 impl Fault {
     pub fn of(what: impl AsRef<str>, error: io::Error) -> Self {
-        Self { start: false, message: format!("{}: {}", what.as_ref(), process::errno_text(&error)) }
+        Self {
+            start: false,
+            message: format!("{}: {}", what.as_ref(), process::errno_text(&error)),
+        }
     }
     pub fn runtime(message: impl Into<String>) -> Self {
-        Self { start: false, message: message.into() }
+        Self {
+            start: false,
+            message: message.into(),
+        }
     }
     pub fn start(message: impl Into<String>) -> Self {
-        Self { start: true, message: message.into() }
+        Self {
+            start: true,
+            message: message.into(),
+        }
     }
 }
 
@@ -55,7 +66,13 @@ impl Reporter {
         self.send(&Report::Warning(message.into()), &[]);
     }
     pub fn fail(&self, fault: Fault) -> ! {
-        self.send(&Report::Error { start: fault.start, message: fault.message }, &[]);
+        self.send(
+            &Report::Error {
+                start: fault.start,
+                message: fault.message,
+            },
+            &[],
+        );
         sys::exit_now(1)
     }
 }
@@ -89,15 +106,21 @@ fn make_sandbox(spec: &SandboxSpec, reporter: &Reporter) -> Result<(), Fault> {
         sys::loopback_up().map_err(|e| Fault::of("put the loopback interface up", e))?;
     }
     if !spec.hostname.is_empty() && spec.own_net {
-        rustix::system::sethostname(spec.hostname.as_bytes()).map_err(|e| Fault::of("set the hostname", e.into()))?;
+        rustix::system::sethostname(spec.hostname.as_bytes())
+            .map_err(|e| Fault::of("set the hostname", e.into()))?;
     }
     for (name, value) in &spec.sysctls {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        std::fs::write(&path, value).map_err(|e| Fault::of(format!("set sysctl {name}={value}"), e))?;
+        std::fs::write(&path, value)
+            .map_err(|e| Fault::of(format!("set sysctl {name}={value}"), e))?;
     }
     let open = |name: &str| {
-        rustix::fs::open(format!("/proc/self/ns/{name}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| Fault::of(format!("open the {name} namespace"), e.into()))
+        rustix::fs::open(
+            format!("/proc/self/ns/{name}"),
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|e| Fault::of(format!("open the {name} namespace"), e.into()))
     };
     let mut fds = Vec::new();
     if spec.own_net {
@@ -111,10 +134,15 @@ fn make_sandbox(spec: &SandboxSpec, reporter: &Reporter) -> Result<(), Fault> {
     reporter.send(&Report::Namespaces, &borrowed);
     if spec.shared_pid {
         join_cgroups(&spec.cgroup)?;
-        match sys::fork_into(libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_PARENT, None)
-            .map_err(|e| Fault::of("fork the first process of the pod", e))?
+        match sys::fork_into(
+            libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_PARENT,
+            None,
+        )
+        .map_err(|e| Fault::of("fork the first process of the pod", e))?
         {
-            Forked::Parent { pid, pidfd } => reporter.send(&Report::Successor { pid: pid as u32 }, &[pidfd.as_fd()]),
+            Forked::Parent { pid, pidfd } => {
+                reporter.send(&Report::Successor { pid: pid as u32 }, &[pidfd.as_fd()])
+            }
             Forked::Child => pause(),
         }
     }
@@ -127,7 +155,10 @@ fn pause() -> ! {
     let _ = rustix::thread::set_name(c"pause");
     let confined = (|| -> io::Result<()> {
         use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
-        rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+        rustix::mount::mount_change(
+            "/",
+            MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
+        )?;
         // Any directory serves as a mount point; the node's /proc is always there.
         rustix::mount::mount("none", "/proc", "tmpfs", MountFlags::RDONLY, None)?;
         rustix::process::chdir("/proc")?;
@@ -161,10 +192,12 @@ pub struct Namespaces<'a> {
 }
 
 /// Runs a container's command. The process is already in its own process namespace, if it has one.
+///
+/// `overlay` is the root, where the server has mounted it ahead.
 pub fn container(
     spec: &ContainerSpec,
     namespaces: &Namespaces<'_>,
-    stdio: Stdio,
+    (stdio, overlay): (Stdio, Option<OwnedFd>),
     filter: &[BpfInstruction],
     own: Own,
     reporter: Reporter,
@@ -173,7 +206,8 @@ pub fn container(
         oom_score(&spec.process, &reporter);
         join_cgroups(&spec.cgroup)?;
         let join = |fd: Option<BorrowedFd<'_>>, flag, what: &str| match fd {
-            Some(fd) => sys::setns(fd, flag).map_err(|e| Fault::of(format!("join the pod's {what} namespace"), e)),
+            Some(fd) => sys::setns(fd, flag)
+                .map_err(|e| Fault::of(format!("join the pod's {what} namespace"), e)),
             None => Ok(()),
         };
         join(namespaces.net, libc::CLONE_NEWNET, "network")?;
@@ -183,7 +217,7 @@ pub fn container(
             join(namespaces.pause, libc::CLONE_NEWPID, "process")?;
         }
         rustix::process::umask(Mode::empty());
-        root::build(&spec.root, &spec.cgroup)
+        root::build(&spec.root, &spec.cgroup, overlay)
     })();
     let built = match result {
         Ok(built) => built,
@@ -212,7 +246,11 @@ pub fn exec(
     oom_score(spec, &reporter);
     let result = (|| -> Result<(), Fault> {
         join_cgroups(cgroup)?;
-        let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWCGROUP;
+        let mut flags = libc::CLONE_NEWNS
+            | libc::CLONE_NEWNET
+            | libc::CLONE_NEWUTS
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWCGROUP;
         if own_pid_namespace {
             flags |= libc::CLONE_NEWPID;
         }
@@ -239,7 +277,13 @@ fn succeed(reporter: &Reporter) {
     }
 }
 
-fn finish(process: &ProcessSpec, stdio: Stdio, filter: &[BpfInstruction], own: Own, reporter: Reporter) -> ! {
+fn finish(
+    process: &ProcessSpec,
+    stdio: Stdio,
+    filter: &[BpfInstruction],
+    own: Own,
+    reporter: Reporter,
+) -> ! {
     let _ = rustix::process::setsid();
     let stdio = match stdio {
         Some(fds) => Ok(fds),
@@ -294,9 +338,13 @@ fn terminal(reporter: &Reporter) -> Result<[OwnedFd; 3], Fault> {
     )
     .map_err(|e| context(e.into()))?;
     let status = rustix::fs::fstat(&master).map_err(|e| context(e.into()))?;
-    let kind = rustix::fs::fstatfs(&master).map_err(|e| context(e.into()))?.f_type as i64;
+    let kind = rustix::fs::fstatfs(&master)
+        .map_err(|e| context(e.into()))?
+        .f_type as i64;
     if status.st_rdev != rustix::fs::makedev(5, 2) || kind != 0x1cd1 {
-        return Err(Fault::runtime("/dev/pts/ptmx of the container is not a terminal multiplexer"));
+        return Err(Fault::runtime(
+            "/dev/pts/ptmx of the container is not a terminal multiplexer",
+        ));
     }
     sys::terminal_unlock(master.as_fd()).map_err(context)?;
     let slave = sys::terminal_peer(master.as_fd()).map_err(context)?;
@@ -324,7 +372,9 @@ fn write_once(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Sets the OOM score while the node's `/proc` is in reach; takes the lowest allowed one if need be.
 fn oom_score(process: &ProcessSpec, reporter: &Reporter) {
-    let Some(wanted) = process.oom_score_adj else { return };
+    let Some(wanted) = process.oom_score_adj else {
+        return;
+    };
     let wanted = wanted.clamp(-1000, 1000);
     let path = Path::new("/proc/self/oom_score_adj");
     if write_once(path, wanted.to_string().as_bytes()).is_ok() {
@@ -355,7 +405,10 @@ pub fn read_filter(fd: &OwnedFd) -> io::Result<Vec<BpfInstruction>> {
             k: u32::from_ne_bytes([c[4], c[5], c[6], c[7]]),
         }));
         if out.len() > 4096 || count % 8 != 0 {
-            return Err(io::Error::other(format!("not a seccomp filter: descriptor {}", fd.as_raw_fd())));
+            return Err(io::Error::other(format!(
+                "not a seccomp filter: descriptor {}",
+                fd.as_raw_fd()
+            )));
         }
     }
 }

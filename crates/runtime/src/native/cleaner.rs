@@ -30,7 +30,10 @@ pub enum Job {
 pub fn start(hierarchies: Hierarchies) -> mpsc::Sender<Job> {
     let (sender, receiver) = mpsc::channel();
     let body = move || run(&hierarchies, &receiver);
-    if let Err(error) = std::thread::Builder::new().name("runtime-cleaner".to_owned()).spawn(body) {
+    if let Err(error) = std::thread::Builder::new()
+        .name("runtime-cleaner".to_owned())
+        .spawn(body)
+    {
         tracing::error!(%error, "no thread for cleaning: leftovers wait for the next start");
     }
     sender
@@ -69,7 +72,11 @@ fn run(hierarchies: &Hierarchies, receiver: &mpsc::Receiver<Job>) {
                 }
             }
             Some(Job::Tree(path)) => {
-                let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+                let removed = if path.is_dir() {
+                    std::fs::remove_dir_all(&path)
+                } else {
+                    std::fs::remove_file(&path)
+                };
                 if let Err(error) = removed
                     && error.kind() != std::io::ErrorKind::NotFound
                 {
@@ -77,7 +84,8 @@ fn run(hierarchies: &Hierarchies, receiver: &mpsc::Receiver<Job>) {
                 }
             }
             Some(Job::Mount(path)) => {
-                let _ = rustix::mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+                let _ =
+                    rustix::mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
                 let _ = std::fs::remove_dir(&path);
                 if let Some(parent) = path.parent() {
                     let _ = std::fs::remove_dir(parent);
@@ -85,7 +93,9 @@ fn run(hierarchies: &Hierarchies, receiver: &mpsc::Receiver<Job>) {
             }
             Some(Job::Barrier(done)) => {
                 while !waiting.is_empty() {
-                    waiting.retain(|(relative, since)| !hierarchies.remove(relative) && since.elapsed() < PATIENCE);
+                    waiting.retain(|(relative, since)| {
+                        !hierarchies.remove(relative) && since.elapsed() < PATIENCE
+                    });
                     std::thread::sleep(RETRY_AFTER);
                 }
                 let _ = done.send(());

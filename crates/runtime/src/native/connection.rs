@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::sync::oneshot;
 
-use super::protocol::{Answer, ContainerRecord, Envelope, Exit, Failure, FromZygote, Request, SandboxRecord, VERSION};
+use super::protocol::{
+    Answer, ContainerRecord, Envelope, Exit, Failure, FromZygote, Request, SandboxRecord, VERSION,
+};
 use super::{wire, zygote};
 use crate::service::RuntimeError;
 
@@ -50,8 +52,12 @@ pub struct Zygote<'a> {
 impl Connection {
     /// Connects to the zygote of the run directory, if one runs.
     pub fn to_existing(run_dir: &Path) -> io::Result<(Self, Hello)> {
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let socket = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
         let path = run_dir.join(zygote::SOCKET_NAME);
         rustix::net::connect(&socket, &SocketAddrUnix::new(&path)?)?;
         Self::greet(socket)
@@ -61,32 +67,64 @@ impl Connection {
     pub fn open(zygote: &Zygote<'_>) -> io::Result<(Self, Hello)> {
         match Self::to_existing(zygote.run_dir) {
             Ok(found) => return Ok(found),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) => {}
             Err(error) => return Err(error),
         }
-        let (program, args) =
-            zygote.command.split_first().ok_or_else(|| io::Error::other("the zygote's command is empty"))?;
+        let (program, args) = zygote
+            .command
+            .split_first()
+            .ok_or_else(|| io::Error::other("the zygote's command is empty"))?;
         let mut command = Command::new(program);
         command.args(args).arg("--run-dir").arg(zygote.run_dir);
         for cgroup in &zygote.cgroups {
             command.arg("--cgroup").arg(cgroup);
         }
-        let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output()?;
+        let output = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .output()?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
-            return Err(io::Error::other(format!("the zygote did not start: {}", text.trim())));
+            return Err(io::Error::other(format!(
+                "the zygote did not start: {}",
+                text.trim()
+            )));
         }
         Self::to_existing(zygote.run_dir)
     }
 
     fn greet(socket: OwnedFd) -> io::Result<(Self, Hello)> {
-        wire::send(&socket, &Envelope { sequence: 0, request: Request::Hello }, &[])?;
+        wire::send(
+            &socket,
+            &Envelope {
+                sequence: 0,
+                request: Request::Hello,
+            },
+            &[],
+        )?;
         let mut buffer = Vec::new();
         loop {
             // Events that overtake the answer are in it already.
             match wire::receive::<FromZygote>(&socket, &mut buffer)? {
-                Some((FromZygote::Reply { sequence: 0, result }, _)) => {
-                    let Ok(Answer::Hello { version, pid, sandboxes, containers }) = result else {
+                Some((
+                    FromZygote::Reply {
+                        sequence: 0,
+                        result,
+                    },
+                    _,
+                )) => {
+                    let Ok(Answer::Hello {
+                        version,
+                        pid,
+                        sandboxes,
+                        containers,
+                    }) = result
+                    else {
                         return Err(io::Error::other("the zygote does not know us"));
                     };
                     if version != VERSION {
@@ -100,7 +138,13 @@ impl Connection {
                         pending: Mutex::default(),
                         next_sequence: AtomicU64::new(1),
                     };
-                    return Ok((connection, Hello { sandboxes, containers }));
+                    return Ok((
+                        connection,
+                        Hello {
+                            sandboxes,
+                            containers,
+                        },
+                    ));
                 }
                 Some(_) => {}
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -109,7 +153,11 @@ impl Connection {
     }
 
     /// Sends a request and waits for its answer.
-    pub async fn call(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<(Answer, Vec<OwnedFd>), CallError> {
+    pub async fn call(
+        &self,
+        request: Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Answer, Vec<OwnedFd>), CallError> {
         let (sender, receiver) = oneshot::channel();
         let sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
         lock(&self.pending).insert(sequence, sender);
@@ -143,7 +191,9 @@ impl Connection {
                 Ok(Some((FromZygote::ContainerExited { id, exit }, _))) => {
                     on_event(Event::ContainerExited { id, exit });
                 }
-                Ok(Some((FromZygote::ExecExited { id, exit }, _))) => on_event(Event::ExecExited { id, exit }),
+                Ok(Some((FromZygote::ExecExited { id, exit }, _))) => {
+                    on_event(Event::ExecExited { id, exit })
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(None) | Err(_) => break,
             }
@@ -168,7 +218,10 @@ pub enum CallError {
 impl CallError {
     pub fn into_runtime(self, kind: &'static str, id: &str) -> RuntimeError {
         match self {
-            Self::Failed(failure) if failure.not_found => RuntimeError::NotFound { kind, id: id.to_owned() },
+            Self::Failed(failure) if failure.not_found => RuntimeError::NotFound {
+                kind,
+                id: id.to_owned(),
+            },
             Self::Failed(failure) => RuntimeError::Internal(failure.message),
             Self::Lost(why) => RuntimeError::Unavailable(why),
         }
@@ -177,5 +230,7 @@ impl CallError {
 
 /// A poisoned lock means that a panic was contained elsewhere; the data is still whole.
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -13,13 +13,25 @@ use super::sys;
 /// Devices that every container may use, as `type major:minor access`.
 pub const DEFAULT_ALLOWED: [&str; 10] = [
     // Making nodes is harmless where opening them is restricted.
-    "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm",
-    "c 5:2 rwm", "c 136:* rwm",
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
 ];
 
 /// Attaches a program that allows only `allowed` to the cgroup.
 pub fn attach(cgroup: &Path, allowed: &[String]) -> io::Result<()> {
-    let directory = rustix::fs::open(cgroup, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let directory = rustix::fs::open(
+        cgroup,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     sys::bpf_attach_devices(directory.as_fd(), &program(allowed)?)
 }
 
@@ -37,23 +49,53 @@ struct Rule {
 }
 
 fn rule(text: &str) -> io::Result<Rule> {
-    let bad = || io::Error::new(io::ErrorKind::InvalidInput, format!("device rule \"{text}\""));
+    let bad = || {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("device rule \"{text}\""),
+        )
+    };
     let mut parts = text.split(' ');
     let kind = match parts.next().ok_or_else(bad)? {
-        "a" => return Ok(Rule { kind: None, major: None, minor: None, access: MKNOD | READ | WRITE }),
+        "a" => {
+            return Ok(Rule {
+                kind: None,
+                major: None,
+                minor: None,
+                access: MKNOD | READ | WRITE,
+            });
+        }
         "b" => Some(BLOCK),
         "c" => Some(CHARACTER),
         _ => return Err(bad()),
     };
-    let (major, minor) = parts.next().and_then(|n| n.split_once(':')).ok_or_else(bad)?;
-    let number = |text: &str| if text == "*" { Ok(None) } else { text.parse().map(Some).map_err(|_| bad()) };
-    let access = parts.next().unwrap_or("rwm").bytes().try_fold(0, |all, letter| match letter {
-        b'r' => Ok(all | READ),
-        b'w' => Ok(all | WRITE),
-        b'm' => Ok(all | MKNOD),
-        _ => Err(bad()),
-    })?;
-    Ok(Rule { kind, major: number(major)?, minor: number(minor)?, access })
+    let (major, minor) = parts
+        .next()
+        .and_then(|n| n.split_once(':'))
+        .ok_or_else(bad)?;
+    let number = |text: &str| {
+        if text == "*" {
+            Ok(None)
+        } else {
+            text.parse().map(Some).map_err(|_| bad())
+        }
+    };
+    let access = parts
+        .next()
+        .unwrap_or("rwm")
+        .bytes()
+        .try_fold(0, |all, letter| match letter {
+            b'r' => Ok(all | READ),
+            b'w' => Ok(all | WRITE),
+            b'm' => Ok(all | MKNOD),
+            _ => Err(bad()),
+        })?;
+    Ok(Rule {
+        kind,
+        major: number(major)?,
+        minor: number(minor)?,
+        access,
+    })
 }
 
 /// One eBPF instruction: opcode, destination, source, jump offset, immediate.
@@ -85,10 +127,16 @@ fn program(allowed: &[String]) -> io::Result<Vec<u64>> {
     for text in allowed {
         let rule = rule(text)?;
         // Each failed test jumps over the rest of this rule; built back to front to know how far.
-        let mut body = vec![instruction(MOVE_IMMEDIATE, 0, 0, 0, 1), instruction(EXIT, 0, 0, 0, 0)];
+        let mut body = vec![
+            instruction(MOVE_IMMEDIATE, 0, 0, 0, 1),
+            instruction(EXIT, 0, 0, 0, 0),
+        ];
         let mut test = |register: u8, wanted: Option<u32>| {
             if let Some(wanted) = wanted {
-                body.insert(0, instruction(JUMP_NOT_EQUAL, register, 0, body.len() as i16, wanted));
+                body.insert(
+                    0,
+                    instruction(JUMP_NOT_EQUAL, register, 0, body.len() as i16, wanted),
+                );
             }
         };
         test(5, rule.minor);
@@ -116,7 +164,9 @@ mod tests {
     fn the_kernel_accepts_the_program() {
         // The unified hierarchy of a hybrid layout takes the program too.
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let Some(line) = mounts.lines().find(|l| l.contains(" - cgroup2 ")) else { return };
+        let Some(line) = mounts.lines().find(|l| l.contains(" - cgroup2 ")) else {
+            return;
+        };
         let mount = Path::new(line.split(' ').nth(4).unwrap());
         let directory = mount.join(format!("llmagentos-test-devices-{}", std::process::id()));
         std::fs::create_dir(&directory).unwrap();

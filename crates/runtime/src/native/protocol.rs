@@ -21,39 +21,80 @@ pub enum Request {
     Hello,
     CreateSandbox(SandboxSpec),
     /// Closes the sandbox's namespaces. Idempotent.
-    RemoveSandbox { id: String },
-    /// Descriptors: the seccomp filter, if `process.seccomp`.
+    RemoveSandbox {
+        id: String,
+    },
+    /// Descriptors: the seccomp filter, if `process.seccomp`; then the root, if `root.mounted`.
     Start(Box<ContainerSpec>),
     /// Descriptors: the seccomp filter, if `process.seccomp`; then stdin, stdout, stderr unless `process.tty`.
-    Exec { exec_id: String, container_id: String, process: Box<ProcessSpec> },
+    Exec {
+        exec_id: String,
+        container_id: String,
+        process: Box<ProcessSpec>,
+    },
     /// To the first process of a container or exec. Idempotent.
-    Signal { id: String, signal: i32 },
+    Signal {
+        id: String,
+        signal: i32,
+    },
     /// Descriptors: the stdout and stderr that are wanted, in this order.
-    Attach { id: String, stdin: bool, stdout: bool, stderr: bool },
-    ReopenLog { id: String },
+    Attach {
+        id: String,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+    },
+    ReopenLog {
+        id: String,
+    },
     /// Drops the record of an ended container. Idempotent.
-    Forget { id: String },
+    Forget {
+        id: String,
+    },
     /// Kills every container and ends the zygote.
     Shutdown,
 }
 
 #[derive(Serialize, Deserialize, Debug)]
 pub enum FromZygote {
-    Reply { sequence: u64, result: Result<Answer, Failure> },
-    ContainerExited { id: String, exit: Exit },
-    ExecExited { id: String, exit: Exit },
+    Reply {
+        sequence: u64,
+        result: Result<Answer, Failure>,
+    },
+    ContainerExited {
+        id: String,
+        exit: Exit,
+    },
+    ExecExited {
+        id: String,
+        exit: Exit,
+    },
 }
 
 #[derive(Serialize, Deserialize, Debug)]
 pub enum Answer {
     Done,
-    Hello { version: u32, pid: u32, sandboxes: Vec<SandboxRecord>, containers: Vec<ContainerRecord> },
+    Hello {
+        version: u32,
+        pid: u32,
+        sandboxes: Vec<SandboxRecord>,
+        containers: Vec<ContainerRecord>,
+    },
     Sandbox(SandboxRecord),
-    Started { pid: u32, started_at_nanos: i64, warnings: Vec<String> },
+    Started {
+        pid: u32,
+        started_at_nanos: i64,
+        warnings: Vec<String>,
+    },
     /// Descriptors: the terminal's master side, if it has one.
-    ExecStarted { pid: u32 },
+    ExecStarted {
+        pid: u32,
+    },
     /// Descriptors: stdin or the terminal's master side, if wanted and there.
-    Attached { tty: bool, has_input: bool },
+    Attached {
+        tty: bool,
+        has_input: bool,
+    },
 }
 
 /// A request that was not done. `start` marks the container's own fault (its command, user, directory).
@@ -141,6 +182,8 @@ pub struct RootSpec {
     pub lowerdirs: Vec<PathBuf>,
     pub upperdir: PathBuf,
     pub workdir: PathBuf,
+    /// The overlay comes as a descriptor; else the child mounts it.
+    pub mounted: bool,
     /// An empty directory to hang the root on inside the new mount namespace.
     pub mount_point: PathBuf,
     pub readonly: bool,

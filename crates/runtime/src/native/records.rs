@@ -125,7 +125,8 @@ impl Container {
         self.finished_at_nanos = now_nanos;
         self.pid = None;
         self.reason = "Unknown".to_owned();
-        self.message = "the container's end was not seen: its supervisor or the machine went down".to_owned();
+        self.message =
+            "the container's end was not seen: its supervisor or the machine went down".to_owned();
     }
 }
 
@@ -156,7 +157,10 @@ impl Layout {
         save(&self.sandbox_file(&sandbox.id), sandbox)
     }
     pub fn save_container(&self, container: &Container) -> io::Result<()> {
-        save(&self.container_dir(&container.id).join("record.json"), container)
+        save(
+            &self.container_dir(&container.id).join("record.json"),
+            container,
+        )
     }
 
     /// Everything that was saved; broken or half-made entries are named in the second list.

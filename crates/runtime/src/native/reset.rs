@@ -16,7 +16,14 @@ use super::protocol::Request;
 /// How long processes may take to die.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What the runtime makes in its two directories; anything else there is not its own.
-const RUN_ENTRIES: [&str; 6] = ["shm", "root", "resolv", "zygote.sock", "zygote.lock", "zygote.log"];
+const RUN_ENTRIES: [&str; 6] = [
+    "shm",
+    "root",
+    "resolv",
+    "zygote.sock",
+    "zygote.lock",
+    "zygote.log",
+];
 const DATA_ENTRIES: [&str; 3] = ["containers", "sandboxes", "trash"];
 
 /// What there is to remove, in the order of removal; one line each.
@@ -44,7 +51,12 @@ pub fn reset(config: &Config) -> io::Result<Vec<String>> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let alive = find(config)?;
-        let pids: Vec<i32> = alive.processes.iter().copied().chain(alive.zygote.map(|z| z as i32)).collect();
+        let pids: Vec<i32> = alive
+            .processes
+            .iter()
+            .copied()
+            .chain(alive.zygote.map(|z| z as i32))
+            .collect();
         if pids.is_empty() {
             break;
         }
@@ -60,7 +72,9 @@ pub fn reset(config: &Config) -> io::Result<Vec<String>> {
         std::thread::sleep(Duration::from_millis(5));
     }
     for mount in &found.mounts {
-        if let Err(error) = rustix::mount::unmount(mount, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        if let Err(error) =
+            rustix::mount::unmount(mount, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+        {
             failed.push(format!("mount {}: {error}", mount.display()));
         }
     }
@@ -75,9 +89,15 @@ pub fn reset(config: &Config) -> io::Result<Vec<String>> {
         }
     }
     for path in &found.paths {
-        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(path)
+        } else {
+            fs::remove_file(path)
+        };
         match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => failed.push(format!("{}: {error}", path.display())),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                failed.push(format!("{}: {error}", path.display()))
+            }
             _ => {}
         }
     }
@@ -85,16 +105,28 @@ pub fn reset(config: &Config) -> io::Result<Vec<String>> {
         // Only if nobody else keeps something there.
         let _ = fs::remove_dir(directory);
     }
-    if failed.is_empty() { Ok(lines) } else { Err(io::Error::other(failed.join("; "))) }
+    if failed.is_empty() {
+        Ok(lines)
+    } else {
+        Err(io::Error::other(failed.join("; ")))
+    }
 }
 
 impl Found {
     fn lines(&self) -> Vec<String> {
         let mut out = Vec::new();
-        out.extend(self.processes.iter().map(|pid| format!("process {pid} {}", command_of(*pid))));
+        out.extend(
+            self.processes
+                .iter()
+                .map(|pid| format!("process {pid} {}", command_of(*pid))),
+        );
         out.extend(self.zygote.map(|pid| format!("process {pid} zygote")));
         out.extend(self.mounts.iter().map(|m| format!("mount {}", m.display())));
-        out.extend(self.cgroups.iter().map(|c| format!("cgroup {}", c.display())));
+        out.extend(
+            self.cgroups
+                .iter()
+                .map(|c| format!("cgroup {}", c.display())),
+        );
         out.extend(self.paths.iter().map(|p| format!("path {}", p.display())));
         out
     }
@@ -102,7 +134,9 @@ impl Found {
 
 fn find(config: &Config) -> io::Result<Found> {
     let hierarchies = Hierarchies::discover(&config.cgroup_root)?;
-    let zygote = Connection::to_existing(&config.run_dir).ok().map(|(connection, _)| connection.zygote_pid);
+    let zygote = Connection::to_existing(&config.run_dir)
+        .ok()
+        .map(|(connection, _)| connection.zygote_pid);
     let mut processes = Vec::new();
     let mut cgroups = Vec::new();
     for root in hierarchies.roots() {
@@ -121,19 +155,37 @@ fn find(config: &Config) -> io::Result<Found> {
         .filter_map(|line| line.split(' ').nth(4))
         .map(|path| PathBuf::from(path.replace("\\040", " ")))
         .filter(|path| {
-            RUN_ENTRIES.iter().any(|name| path.starts_with(config.run_dir.join(name)))
-                || DATA_ENTRIES.iter().any(|name| path.starts_with(config.data_dir.join(name)))
+            RUN_ENTRIES
+                .iter()
+                .any(|name| path.starts_with(config.run_dir.join(name)))
+                || DATA_ENTRIES
+                    .iter()
+                    .any(|name| path.starts_with(config.data_dir.join(name)))
         })
         .collect();
     mounts.reverse();
-    let entries = RUN_ENTRIES.iter().map(|n| config.run_dir.join(n)).chain(DATA_ENTRIES.iter().map(|n| config.data_dir.join(n)));
-    let paths = entries.filter(|path| path.symlink_metadata().is_ok()).collect();
-    Ok(Found { zygote, processes, mounts, cgroups, paths })
+    let entries = RUN_ENTRIES
+        .iter()
+        .map(|n| config.run_dir.join(n))
+        .chain(DATA_ENTRIES.iter().map(|n| config.data_dir.join(n)));
+    let paths = entries
+        .filter(|path| path.symlink_metadata().is_ok())
+        .collect();
+    Ok(Found {
+        zygote,
+        processes,
+        mounts,
+        cgroups,
+        paths,
+    })
 }
 
 fn list_directories(directory: &Path, out: &mut Vec<PathBuf>) {
     if let Ok(entries) = fs::read_dir(directory) {
-        for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        for entry in entries
+            .flatten()
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        {
             list_directories(&entry.path(), out);
         }
     }
@@ -141,7 +193,10 @@ fn list_directories(directory: &Path, out: &mut Vec<PathBuf>) {
 }
 
 fn command_of(pid: i32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+    fs::read_to_string(format!("/proc/{pid}/comm"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 fn shut_down(run_dir: &Path) -> io::Result<()> {

@@ -26,9 +26,9 @@ use super::zygote::rfc3339_nanos;
 use super::{sys, zygote};
 use crate::image_roots::ImageRoots;
 use crate::service::{
-    Connection as ServiceConnection, ContainerConfig, ContainerState, ContainerStats, ContainerStatus, ExecResult,
-    LinuxResources, PodSandbox, PodSandboxConfig, RuntimeError, RuntimeEvent, RuntimeService, SandboxNetwork,
-    SandboxState, Session, StreamRequest,
+    Connection as ServiceConnection, ContainerConfig, ContainerState, ContainerStats,
+    ContainerStatus, ExecResult, LinuxResources, PodSandbox, PodSandboxConfig, RuntimeError,
+    RuntimeEvent, RuntimeService, SandboxNetwork, SandboxState, Session, StreamRequest,
 };
 
 /// Events that one slow receiver may be behind before it is told to list again.
@@ -42,6 +42,8 @@ pub(super) struct ContainerEntry {
     pub(super) ended: watch::Sender<bool>,
     /// A start is under way.
     pub(super) starting: bool,
+    /// The root, mounted ahead of the start; gone after a restart of the server.
+    pub(super) root: Option<OwnedFd>,
 }
 
 #[derive(Default)]
@@ -80,14 +82,21 @@ impl NativeRuntime {
             let what = what.to_owned();
             move |error: io::Error| RuntimeError::Internal(format!("{what}: {error}"))
         };
-        let hierarchies = Hierarchies::discover(&config.cgroup_root).map_err(context("find the cgroup hierarchies"))?;
+        let hierarchies = Hierarchies::discover(&config.cgroup_root)
+            .map_err(context("find the cgroup hierarchies"))?;
         for directory in [&config.run_dir, &config.data_dir] {
             make_private(directory).map_err(context(&format!("make {}", directory.display())))?;
         }
-        std::fs::create_dir_all(config.run_dir.join("root")).map_err(context("make the root's mount point"))?;
-        let layout = Layout { data_dir: config.data_dir.clone() };
-        layout.create().map_err(context("make the data directory"))?;
-        let (connection, hello) = open_zygote(&config, &hierarchies).map_err(context("reach the zygote"))?;
+        std::fs::create_dir_all(config.run_dir.join("root"))
+            .map_err(context("make the root's mount point"))?;
+        let layout = Layout {
+            data_dir: config.data_dir.clone(),
+        };
+        layout
+            .create()
+            .map_err(context("make the data directory"))?;
+        let (connection, hello) =
+            open_zygote(&config, &hierarchies).map_err(context("reach the zygote"))?;
         let connection = Arc::new(connection);
         let runtime = Arc::new_cyclic(|me: &Weak<Self>| Self {
             cleaner: Mutex::new(cleaner::start(hierarchies.clone())),
@@ -105,7 +114,9 @@ impl NativeRuntime {
             me: me.clone(),
             config,
         });
-        runtime.recover(&hello).map_err(context("read the records"))?;
+        runtime
+            .recover(&hello)
+            .map_err(context("read the records"))?;
         let weak = Arc::downgrade(&runtime);
         std::thread::Builder::new()
             .name("zygote-reader".to_owned())
@@ -115,12 +126,17 @@ impl NativeRuntime {
     }
 
     pub(super) fn zygote(&self) -> Arc<Connection> {
-        self.connection.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.connection
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 
     /// For work that goes on after a request's future is dropped.
     pub(super) fn arc(&self) -> Result<Arc<Self>, RuntimeError> {
-        self.me.upgrade().ok_or_else(|| RuntimeError::Unavailable("the runtime is stopping".to_owned()))
+        self.me
+            .upgrade()
+            .ok_or_else(|| RuntimeError::Unavailable("the runtime is stopping".to_owned()))
     }
 
     pub(super) fn clean(&self, job: Job) {
@@ -163,7 +179,9 @@ impl NativeRuntime {
             self.clean(Job::Tree(path));
         }
         if let Ok(entries) = std::fs::read_dir(self.layout.trash()) {
-            entries.flatten().for_each(|entry| self.clean(Job::Tree(entry.path())));
+            entries
+                .flatten()
+                .for_each(|entry| self.clean(Job::Tree(entry.path())));
         }
         let mut state = lock(&self.state);
         for mut sandbox in sandboxes {
@@ -205,15 +223,38 @@ impl NativeRuntime {
                 tracing::warn!(container = %record.id, %error, "the image of a container is gone");
             }
             let ended = watch::Sender::new(record.state == ContainerState::Exited);
-            state.containers.insert(record.id.clone(), ContainerEntry { record, ended, starting: false });
+            state.containers.insert(
+                record.id.clone(),
+                ContainerEntry {
+                    record,
+                    ended,
+                    starting: false,
+                    root: None,
+                },
+            );
         }
         // Started, but never recorded: nobody asked for it any more.
-        for known in hello.containers.iter().filter(|known| !state.containers.contains_key(&known.id)) {
-            self.zygote().post(super::protocol::Request::Signal { id: known.id.clone(), signal: libc::SIGKILL });
-            self.zygote().post(super::protocol::Request::Forget { id: known.id.clone() });
+        for known in hello
+            .containers
+            .iter()
+            .filter(|known| !state.containers.contains_key(&known.id))
+        {
+            self.zygote().post(super::protocol::Request::Signal {
+                id: known.id.clone(),
+                signal: libc::SIGKILL,
+            });
+            self.zygote().post(super::protocol::Request::Forget {
+                id: known.id.clone(),
+            });
         }
-        for known in hello.sandboxes.iter().filter(|known| !state.sandboxes.contains_key(&known.id)) {
-            self.zygote().post(super::protocol::Request::RemoveSandbox { id: known.id.clone() });
+        for known in hello
+            .sandboxes
+            .iter()
+            .filter(|known| !state.sandboxes.contains_key(&known.id))
+        {
+            self.zygote().post(super::protocol::Request::RemoveSandbox {
+                id: known.id.clone(),
+            });
         }
         Ok(())
     }
@@ -232,7 +273,9 @@ impl NativeRuntime {
     fn container_exited(&self, id: &str, exit: Exit) {
         let sandbox_id = {
             let mut state = lock(&self.state);
-            let Some(entry) = state.containers.get_mut(id) else { return };
+            let Some(entry) = state.containers.get_mut(id) else {
+                return;
+            };
             entry.record.ended(exit);
             if let Err(error) = self.layout.save_container(&entry.record) {
                 tracing::error!(container = %id, %error, "cannot record the end of a container");
@@ -241,7 +284,10 @@ impl NativeRuntime {
             entry.record.sandbox_id.clone()
         };
         tracing::debug!(container = %id, code = exit.code, finished_at = %rfc3339_nanos(exit.finished_at_nanos), "container ended");
-        self.announce(RuntimeEvent::ContainerStopped { sandbox_id, container_id: id.to_owned() });
+        self.announce(RuntimeEvent::ContainerStopped {
+            sandbox_id,
+            container_id: id.to_owned(),
+        });
     }
 
     /// The connection ended: what waits for exits must hear of it. `true` when a new one stands.
@@ -254,9 +300,14 @@ impl NativeRuntime {
             }
         };
         let connection = Arc::new(connection);
-        *self.connection.write().unwrap_or_else(std::sync::PoisonError::into_inner) = connection.clone();
+        *self
+            .connection
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = connection.clone();
         for (_, waiting) in lock(&self.execs).drain() {
-            let _ = waiting.send(Err(RuntimeError::Unavailable("the zygote went away".to_owned())));
+            let _ = waiting.send(Err(RuntimeError::Unavailable(
+                "the zygote went away".to_owned(),
+            )));
         }
         let now = zygote::now_nanos();
         let mut state = lock(&self.state);
@@ -268,8 +319,16 @@ impl NativeRuntime {
                 let _ = self.layout.save_sandbox(sandbox);
             }
         }
-        for entry in state.containers.values_mut().filter(|e| e.record.state == ContainerState::Running) {
-            match hello.containers.iter().find(|known| known.id == entry.record.id) {
+        for entry in state
+            .containers
+            .values_mut()
+            .filter(|e| e.record.state == ContainerState::Running)
+        {
+            match hello
+                .containers
+                .iter()
+                .find(|known| known.id == entry.record.id)
+            {
                 Some(known) => match known.exit {
                     Some(exit) => entry.record.ended(exit),
                     None => continue,
@@ -288,7 +347,10 @@ impl NativeRuntime {
     }
 
     pub(super) fn not_found(kind: &'static str, id: &str) -> RuntimeError {
-        RuntimeError::NotFound { kind, id: id.to_owned() }
+        RuntimeError::NotFound {
+            kind,
+            id: id.to_owned(),
+        }
     }
 
     /// A copy of a container's record.
@@ -330,7 +392,11 @@ fn open_zygote(config: &Config, hierarchies: &Hierarchies) -> io::Result<(Connec
         .map(|(_, directory)| directory)
         .chain(membership.unified)
         .collect();
-    Connection::open(&Zygote { run_dir: &config.run_dir, command: &config.zygote_command, cgroups })
+    Connection::open(&Zygote {
+        run_dir: &config.run_dir,
+        command: &config.zygote_command,
+        cgroups,
+    })
 }
 
 fn read_forever(runtime: &Weak<NativeRuntime>, mut connection: Arc<Connection>) {
@@ -341,7 +407,9 @@ fn read_forever(runtime: &Weak<NativeRuntime>, mut connection: Arc<Connection>) 
             }
         });
         loop {
-            let Some(alive) = runtime.upgrade() else { return };
+            let Some(alive) = runtime.upgrade() else {
+                return;
+            };
             if let Some(new) = alive.reconnect() {
                 connection = new;
                 break;
@@ -354,14 +422,19 @@ fn read_forever(runtime: &Weak<NativeRuntime>, mut connection: Arc<Connection>) 
 
 fn make_private(directory: &Path) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
 }
 
 /// Bytes that a tree occupies; what vanishes meanwhile does not count.
 fn tree_bytes(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return 0;
+    };
     entries
         .flatten()
         .map(|entry| match entry.path().symlink_metadata() {
@@ -397,7 +470,11 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, RuntimeError> {
     tokio::task::spawn_blocking(work)
         .await
-        .unwrap_or_else(|error| Err(RuntimeError::Internal(format!("a task of the runtime failed: {error}"))))
+        .unwrap_or_else(|error| {
+            Err(RuntimeError::Internal(format!(
+                "a task of the runtime failed: {error}"
+            )))
+        })
 }
 
 #[async_trait]
@@ -407,7 +484,11 @@ impl RuntimeService for NativeRuntime {
     }
 
     async fn ready(&self) -> Result<(), RuntimeError> {
-        self.zygote().call(super::protocol::Request::Hello, &[]).await.map(drop).map_err(|e| e.into_runtime("zygote", ""))
+        self.zygote()
+            .call(super::protocol::Request::Hello, &[])
+            .await
+            .map(drop)
+            .map_err(|e| e.into_runtime("zygote", ""))
     }
 
     async fn run_pod_sandbox(&self, config: PodSandboxConfig) -> Result<PodSandbox, RuntimeError> {
@@ -423,10 +504,18 @@ impl RuntimeService for NativeRuntime {
     }
 
     async fn list_pod_sandboxes(&self) -> Result<Vec<PodSandbox>, RuntimeError> {
-        Ok(lock(&self.state).sandboxes.values().map(Sandbox::status).collect())
+        Ok(lock(&self.state)
+            .sandboxes
+            .values()
+            .map(Sandbox::status)
+            .collect())
     }
 
-    async fn create_container(&self, sandbox_id: &str, config: ContainerConfig) -> Result<String, RuntimeError> {
+    async fn create_container(
+        &self,
+        sandbox_id: &str,
+        config: ContainerConfig,
+    ) -> Result<String, RuntimeError> {
         self.create(sandbox_id, config).await
     }
 
@@ -434,8 +523,13 @@ impl RuntimeService for NativeRuntime {
         self.start(id).await
     }
 
-    async fn stop_container(&self, id: &str, grace_period_seconds: u64) -> Result<(), RuntimeError> {
-        self.stop(id, Duration::from_secs(grace_period_seconds)).await
+    async fn stop_container(
+        &self,
+        id: &str,
+        grace_period_seconds: u64,
+    ) -> Result<(), RuntimeError> {
+        self.stop(id, Duration::from_secs(grace_period_seconds))
+            .await
     }
 
     async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
@@ -447,17 +541,28 @@ impl RuntimeService for NativeRuntime {
     }
 
     async fn list_containers(&self) -> Result<Vec<ContainerStatus>, RuntimeError> {
-        Ok(lock(&self.state).containers.values().map(|entry| entry.record.status()).collect())
+        Ok(lock(&self.state)
+            .containers
+            .values()
+            .map(|entry| entry.record.status())
+            .collect())
     }
 
-    async fn update_container_resources(&self, id: &str, resources: LinuxResources) -> Result<(), RuntimeError> {
+    async fn update_container_resources(
+        &self,
+        id: &str,
+        resources: LinuxResources,
+    ) -> Result<(), RuntimeError> {
         self.update(id, resources).await
     }
 
     async fn reopen_container_log(&self, id: &str) -> Result<(), RuntimeError> {
         self.container(id)?;
         self.zygote()
-            .call(super::protocol::Request::ReopenLog { id: id.to_owned() }, &[])
+            .call(
+                super::protocol::Request::ReopenLog { id: id.to_owned() },
+                &[],
+            )
             .await
             .map(drop)
             .map_err(|e| e.into_runtime("running container", id))
@@ -480,7 +585,9 @@ impl RuntimeService for NativeRuntime {
                     ContainerStats {
                         cpu_usage_core_nanos: usage.cpu_nanos,
                         memory_usage_bytes: usage.memory_bytes,
-                        memory_working_set_bytes: usage.memory_bytes.saturating_sub(usage.memory_inactive_file_bytes),
+                        memory_working_set_bytes: usage
+                            .memory_bytes
+                            .saturating_sub(usage.memory_inactive_file_bytes),
                         memory_rss_bytes: usage.memory_rss_bytes,
                         process_count: usage.process_count,
                         writable_layer_bytes: me.layer_bytes(&record),
@@ -495,7 +602,12 @@ impl RuntimeService for NativeRuntime {
         .await
     }
 
-    async fn exec_sync(&self, id: &str, command: Vec<String>, timeout_seconds: u64) -> Result<ExecResult, RuntimeError> {
+    async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout_seconds: u64,
+    ) -> Result<ExecResult, RuntimeError> {
         self.exec_and_wait(id, command, timeout_seconds).await
     }
 
@@ -507,7 +619,11 @@ impl RuntimeService for NativeRuntime {
         self.attach_streams(request).await
     }
 
-    async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<Box<dyn ServiceConnection>, RuntimeError> {
+    async fn port_forward(
+        &self,
+        sandbox_id: &str,
+        port: u16,
+    ) -> Result<Box<dyn ServiceConnection>, RuntimeError> {
         self.connect_inside(sandbox_id, port).await
     }
 

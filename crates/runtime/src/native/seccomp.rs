@@ -44,30 +44,48 @@ impl Cache {
     /// The filter of a container as a descriptor; `None` where it runs unconfined.
     ///
     /// Errors name the profile and what is wrong in it.
-    pub fn of(&self, security: &SecurityContext, permitted: u64) -> Result<Option<Arc<OwnedFd>>, String> {
+    pub fn of(
+        &self,
+        security: &SecurityContext,
+        permitted: u64,
+    ) -> Result<Option<Arc<OwnedFd>>, String> {
         let profile = match &security.seccomp {
             _ if security.privileged => return Ok(None),
             SeccompProfile::Unconfined => return Ok(None),
             SeccompProfile::RuntimeDefault => None,
             SeccompProfile::Localhost(path) => Some((path, read(path)?)),
         };
-        let capabilities =
-            permitted & capabilities::of(false, &security.add_capabilities, &security.drop_capabilities)?;
-        let key = (profile.as_ref().map(|(_, text)| Sha256::digest(text).into()), capabilities);
+        let capabilities = permitted
+            & capabilities::of(
+                false,
+                &security.add_capabilities,
+                &security.drop_capabilities,
+            )?;
+        let key = (
+            profile
+                .as_ref()
+                .map(|(_, text)| Sha256::digest(text).into()),
+            capabilities,
+        );
         if let Some(filter) = lock(&self.filters).get(&key) {
             return Ok(Some(filter.clone()));
         }
         let parsed = match profile {
             None => default::profile(capabilities, std::env::consts::ARCH),
-            Some((path, text)) => {
-                Profile::parse(&text, capabilities).map_err(|e| format!("seccomp profile {}: {e}", path.display()))?
-            }
+            Some((path, text)) => Profile::parse(&text, capabilities)
+                .map_err(|e| format!("seccomp profile {}: {e}", path.display()))?,
         };
         let filter = compile::compile(&parsed)?;
         let filter = Arc::new(seal(&filter).map_err(|e| format!("keep the seccomp filter: {e}"))?);
         lock(&self.filters).insert(key, filter.clone());
         Ok(Some(filter))
     }
+}
+
+/// The default profile of an unprivileged container in OCI's JSON form, for other runtimes to compare with.
+pub fn oci_profile() -> String {
+    let held = capabilities::of(false, &[], &[]).unwrap_or(0);
+    default::profile(held, std::env::consts::ARCH).to_oci()
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, String> {
@@ -86,9 +104,15 @@ fn seal(filter: &[BpfInstruction]) -> std::io::Result<OwnedFd> {
         bytes.extend_from_slice(&[instruction.jump_true, instruction.jump_false]);
         bytes.extend_from_slice(&instruction.k.to_ne_bytes());
     }
-    let file = rustix::fs::memfd_create("seccomp-filter", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let file = rustix::fs::memfd_create(
+        "seccomp-filter",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )?;
     let mut file = File::from(file);
     file.write_all(&bytes)?;
-    rustix::fs::fcntl_add_seals(&file, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+    rustix::fs::fcntl_add_seals(
+        &file,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )?;
     Ok(file.into())
 }

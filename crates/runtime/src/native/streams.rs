@@ -22,7 +22,8 @@ use super::protocol::{Answer, ProcessSpec, Request};
 use super::runtime::{NativeRuntime, io_error, new_id};
 use super::{spec, sys};
 use crate::service::{
-    Connection, ContainerState, ExecResult, Reader, RuntimeError, SandboxState, Session, StreamRequest, TerminalSize, Writer,
+    Connection, ContainerState, ExecResult, Reader, RuntimeError, SandboxState, Session,
+    StreamRequest, TerminalSize, Writer,
 };
 
 /// Output of `exec_sync` beyond this is dropped, as containerd does.
@@ -39,23 +40,37 @@ struct Terminal(Arc<AsyncFd<OwnedFd>>);
 impl Terminal {
     fn new(fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        #[expect(deprecated, reason = "an OwnedFd stays open as long as the AsyncFd that holds it")]
+        #[expect(
+            deprecated,
+            reason = "an OwnedFd stays open as long as the AsyncFd that holds it"
+        )]
         let fd = AsyncFd::new(fd)?;
         Ok(Self(Arc::new(fd)))
     }
 }
 
 impl AsyncRead for Terminal {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(context))?;
-            match guard.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), buffer.initialize_unfilled())?)) {
+            match guard.try_io(|fd| {
+                Ok(rustix::io::read(
+                    fd.get_ref(),
+                    buffer.initialize_unfilled(),
+                )?)
+            }) {
                 Ok(Ok(count)) => {
                     buffer.advance(count);
                     return Poll::Ready(Ok(()));
                 }
                 // Nobody holds the other side any more.
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => return Poll::Ready(Ok(())),
+                Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => {
+                    return Poll::Ready(Ok(()));
+                }
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
                 Err(_) => {}
             }
@@ -64,7 +79,11 @@ impl AsyncRead for Terminal {
 }
 
 impl AsyncWrite for Terminal {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(context))?;
             match guard.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), bytes)?)) {
@@ -92,7 +111,10 @@ impl Drop for KillOnDrop {
         if let Some(runtime) = self.runtime.upgrade()
             && lock(&runtime.execs).contains_key(&self.exec_id)
         {
-            runtime.zygote().post(Request::Signal { id: self.exec_id.clone(), signal: libc::SIGKILL });
+            runtime.zygote().post(Request::Signal {
+                id: self.exec_id.clone(),
+                signal: libc::SIGKILL,
+            });
         }
     }
 }
@@ -113,7 +135,9 @@ fn resizer(terminal: &Arc<AsyncFd<OwnedFd>>) -> mpsc::Sender<TerminalSize> {
     let terminal = Arc::downgrade(terminal);
     tokio::spawn(async move {
         while let Some(size) = receiver.recv().await {
-            let Some(terminal) = terminal.upgrade() else { return };
+            let Some(terminal) = terminal.upgrade() else {
+                return;
+            };
             let _ = sys::terminal_resize(terminal.get_ref().as_fd(), size.width, size.height);
         }
     });
@@ -121,35 +145,64 @@ fn resizer(terminal: &Arc<AsyncFd<OwnedFd>>) -> mpsc::Sender<TerminalSize> {
 }
 
 fn reader(fd: OwnedFd) -> Result<Reader, RuntimeError> {
-    Ok(Box::new(pipe::Receiver::from_owned_fd(fd).map_err(|e| io_error("open a stream", &e))?))
+    Ok(Box::new(
+        pipe::Receiver::from_owned_fd(fd).map_err(|e| io_error("open a stream", &e))?,
+    ))
 }
 
 fn writer(fd: OwnedFd) -> Result<Writer, RuntimeError> {
-    Ok(Box::new(pipe::Sender::from_owned_fd(fd).map_err(|e| io_error("open a stream", &e))?))
+    Ok(Box::new(
+        pipe::Sender::from_owned_fd(fd).map_err(|e| io_error("open a stream", &e))?,
+    ))
 }
 
 impl NativeRuntime {
     async fn run_in(&self, request: &StreamRequest) -> Result<Running, RuntimeError> {
         let record = self.container(&request.container_id)?;
         if record.state != ContainerState::Running {
-            return Err(RuntimeError::InvalidArgument(format!("{} is not running", spec::describe(&record))));
+            return Err(RuntimeError::InvalidArgument(format!(
+                "{} is not running",
+                spec::describe(&record)
+            )));
         }
         if request.command.is_empty() {
-            return Err(RuntimeError::InvalidArgument("no command specified".to_owned()));
+            return Err(RuntimeError::InvalidArgument(
+                "no command specified".to_owned(),
+            ));
         }
         let image = self
             .images
             .prepare(&record.config.image_id)
             .map_err(|e| RuntimeError::Internal(e.to_string()))?;
-        let base = spec::process(&record.config, &image.config, self.permitted, &mut Vec::new())?;
-        let filter = self.filters.of(&record.config.security, self.permitted).map_err(RuntimeError::InvalidArgument)?;
-        let process = ProcessSpec { args: request.command.clone(), tty: request.tty, seccomp: filter.is_some(), ..base };
+        let base = spec::process(
+            &record.config,
+            &image.config,
+            self.permitted,
+            &mut Vec::new(),
+        )?;
+        let filter = self
+            .filters
+            .of(&record.config.security, self.permitted)
+            .map_err(RuntimeError::InvalidArgument)?;
+        let process = ProcessSpec {
+            args: request.command.clone(),
+            tty: request.tty,
+            seccomp: filter.is_some(),
+            ..base
+        };
         let exec_id = format!("exec-{}", new_id()?);
 
-        let open = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| io_error("make a pipe", &e.into()));
+        let open = || {
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+                .map_err(|e| io_error("make a pipe", &e.into()))
+        };
         let null = |flags| {
-            rustix::fs::open("/dev/null", flags | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-                .map_err(|e| io_error("open /dev/null", &e.into()))
+            rustix::fs::open(
+                "/dev/null",
+                flags | rustix::fs::OFlags::CLOEXEC,
+                rustix::fs::Mode::empty(),
+            )
+            .map_err(|e| io_error("open /dev/null", &e.into()))
         };
         let (mut stdin, mut stdout, mut stderr) = (None, None, None);
         let mut theirs = Vec::new();
@@ -171,21 +224,42 @@ impl NativeRuntime {
                 }
             }
         }
-        let fds: Vec<_> = filter.iter().map(|f| f.as_fd()).chain(theirs.iter().map(|f| f.as_fd())).collect();
+        let fds: Vec<_> = filter
+            .iter()
+            .map(|f| f.as_fd())
+            .chain(theirs.iter().map(|f| f.as_fd()))
+            .collect();
         let (sender, exit) = oneshot::channel();
         lock(&self.execs).insert(exec_id.clone(), sender);
-        let kill = KillOnDrop { runtime: Arc::downgrade(&self.arc()?), exec_id: exec_id.clone() };
-        let wanted = Request::Exec { exec_id: exec_id.clone(), container_id: record.id.clone(), process: Box::new(process) };
+        let kill = KillOnDrop {
+            runtime: Arc::downgrade(&self.arc()?),
+            exec_id: exec_id.clone(),
+        };
+        let wanted = Request::Exec {
+            exec_id: exec_id.clone(),
+            container_id: record.id.clone(),
+            process: Box::new(process),
+        };
         match self.zygote().call(wanted, &fds).await {
-            Ok((Answer::ExecStarted { .. }, mut fds)) => {
-                Ok(Running { stdin, stdout, stderr, terminal: fds.pop(), exit, kill })
-            }
-            Ok(_) => Err(RuntimeError::Internal("the zygote answered something else".to_owned())),
+            Ok((Answer::ExecStarted { .. }, mut fds)) => Ok(Running {
+                stdin,
+                stdout,
+                stderr,
+                terminal: fds.pop(),
+                exit,
+                kill,
+            }),
+            Ok(_) => Err(RuntimeError::Internal(
+                "the zygote answered something else".to_owned(),
+            )),
             Err(error) => {
                 lock(&self.execs).remove(&exec_id);
                 Err(match error {
                     super::connection::CallError::Failed(failure) if failure.start => {
-                        RuntimeError::StartFailed { id: record.id, message: failure.message }
+                        RuntimeError::StartFailed {
+                            id: record.id,
+                            message: failure.message,
+                        }
                     }
                     other => other.into_runtime("running container", &record.id),
                 })
@@ -193,7 +267,10 @@ impl NativeRuntime {
         }
     }
 
-    pub(super) async fn exec_streams(&self, request: StreamRequest) -> Result<Session, RuntimeError> {
+    pub(super) async fn exec_streams(
+        &self,
+        request: StreamRequest,
+    ) -> Result<Session, RuntimeError> {
         let running = self.run_in(&request).await?;
         let mut session = Session {
             stdin: None,
@@ -207,7 +284,9 @@ impl NativeRuntime {
             Some(fd) => {
                 let terminal = Terminal::new(fd).map_err(|e| io_error("open the terminal", &e))?;
                 session.resize = Some(resizer(&terminal.0));
-                session.stdin = request.stdin.then(|| Box::new(Terminal(terminal.0.clone())) as Writer);
+                session.stdin = request
+                    .stdin
+                    .then(|| Box::new(Terminal(terminal.0.clone())) as Writer);
                 session.stdout = Some(Box::new(terminal));
             }
             None => {
@@ -242,7 +321,9 @@ impl NativeRuntime {
                 let mut buffer = vec![0; 16 * 1024];
                 while let Ok(count @ 1..) = stream.read(&mut buffer).await {
                     let mut all = lock(&shared);
-                    let room = (EXEC_SYNC_BYTES_MAX as usize).saturating_sub(all.len()).min(count);
+                    let room = (EXEC_SYNC_BYTES_MAX as usize)
+                        .saturating_sub(all.len())
+                        .min(count);
                     all.extend_from_slice(&buffer[..room]);
                 }
             });
@@ -278,13 +359,23 @@ impl NativeRuntime {
         err_task.abort();
         let exit_code = exit_code?;
         let take = |bytes: &std::sync::Mutex<Vec<u8>>| std::mem::take(&mut *lock(bytes));
-        Ok(ExecResult { stdout: take(&stdout), stderr: take(&stderr), exit_code })
+        Ok(ExecResult {
+            stdout: take(&stdout),
+            stderr: take(&stderr),
+            exit_code,
+        })
     }
 
-    pub(super) async fn attach_streams(&self, request: StreamRequest) -> Result<Session, RuntimeError> {
+    pub(super) async fn attach_streams(
+        &self,
+        request: StreamRequest,
+    ) -> Result<Session, RuntimeError> {
         let record = self.container(&request.container_id)?;
         if record.state != ContainerState::Running {
-            return Err(RuntimeError::InvalidArgument(format!("{} is not running", spec::describe(&record))));
+            return Err(RuntimeError::InvalidArgument(format!(
+                "{} is not running",
+                spec::describe(&record)
+            )));
         }
         let id = record.id;
         let (mut stdout, mut stderr) = (None, None);
@@ -292,20 +383,29 @@ impl NativeRuntime {
         let want_stderr = request.stderr && !record.config.tty;
         for (wanted, slot) in [(request.stdout, &mut stdout), (want_stderr, &mut stderr)] {
             if wanted {
-                let (read, write) =
-                    rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| io_error("make a pipe", &e.into()))?;
+                let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+                    .map_err(|e| io_error("make a pipe", &e.into()))?;
                 let _ = rustix::pipe::fcntl_setpipe_size(&write, ATTACH_PIPE_BYTES);
                 *slot = Some(reader(read)?);
                 theirs.push(write);
             }
         }
         let fds: Vec<_> = theirs.iter().map(|f| f.as_fd()).collect();
-        let wanted =
-            Request::Attach { id: id.clone(), stdin: request.stdin, stdout: request.stdout, stderr: want_stderr };
-        let (answer, mut inputs) =
-            self.zygote().call(wanted, &fds).await.map_err(|e| e.into_runtime("running container", &id))?;
+        let wanted = Request::Attach {
+            id: id.clone(),
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: want_stderr,
+        };
+        let (answer, mut inputs) = self
+            .zygote()
+            .call(wanted, &fds)
+            .await
+            .map_err(|e| e.into_runtime("running container", &id))?;
         let Answer::Attached { tty, .. } = answer else {
-            return Err(RuntimeError::Internal("the zygote answered something else".to_owned()));
+            return Err(RuntimeError::Internal(
+                "the zygote answered something else".to_owned(),
+            ));
         };
         let (mut stdin, mut resize) = (None, None);
         match (inputs.pop(), tty) {
@@ -319,7 +419,10 @@ impl NativeRuntime {
             _ => {}
         }
         let (sender, exit) = oneshot::channel();
-        let ended = lock(&self.state).containers.get(&id).map(|entry| entry.ended.subscribe());
+        let ended = lock(&self.state)
+            .containers
+            .get(&id)
+            .map(|entry| entry.ended.subscribe());
         let me = Arc::downgrade(&self.arc()?);
         tokio::spawn(async move {
             if let Some(mut ended) = ended {
@@ -329,13 +432,26 @@ impl NativeRuntime {
                 let _ = sender.send(me.container(&id).map(|record| record.exit_code));
             }
         });
-        Ok(Session { stdin, stdout, stderr, resize, exit, kill_on_drop: Box::new(()) })
+        Ok(Session {
+            stdin,
+            stdout,
+            stderr,
+            resize,
+            exit,
+            kill_on_drop: Box::new(()),
+        })
     }
 
-    pub(super) async fn connect_inside(&self, sandbox_id: &str, port: u16) -> Result<Box<dyn Connection>, RuntimeError> {
+    pub(super) async fn connect_inside(
+        &self,
+        sandbox_id: &str,
+        port: u16,
+    ) -> Result<Box<dyn Connection>, RuntimeError> {
         let sandbox = self.sandbox(sandbox_id)?;
         if sandbox.state != SandboxState::Ready {
-            return Err(RuntimeError::InvalidArgument(format!("sandbox {sandbox_id} is not ready")));
+            return Err(RuntimeError::InvalidArgument(format!(
+                "sandbox {sandbox_id} is not ready"
+            )));
         }
         let netns = self.netns_path(&sandbox);
         let (sender, receiver) = oneshot::channel();
@@ -347,21 +463,31 @@ impl NativeRuntime {
         let stream = receiver
             .await
             .unwrap_or_else(|_| Err(io::Error::other("the connecting thread ended")))
-            .map_err(|e| RuntimeError::Internal(format!("failed to connect to localhost:{port} inside the pod: {e}")))?;
-        let stream = tokio::net::TcpStream::from_std(stream).map_err(|e| io_error("use the connection", &e))?;
+            .map_err(|e| {
+                RuntimeError::Internal(format!(
+                    "failed to connect to localhost:{port} inside the pod: {e}"
+                ))
+            })?;
+        let stream = tokio::net::TcpStream::from_std(stream)
+            .map_err(|e| io_error("use the connection", &e))?;
         Ok(Box::new(stream))
     }
 }
 
 fn connect(netns: Option<PathBuf>, port: u16) -> io::Result<std::net::TcpStream> {
     if let Some(path) = netns {
-        let fd = rustix::fs::open(&path, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+        let fd = rustix::fs::open(
+            &path,
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?;
         sys::setns(fd.as_fd(), libc::CLONE_NEWNET)?;
     }
     let v4 = std::net::SocketAddr::from(([127, 0, 0, 1], port));
     let v6 = std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
-    let stream = std::net::TcpStream::connect_timeout(&v4, CONNECT_PATIENCE)
-        .or_else(|error| std::net::TcpStream::connect_timeout(&v6, CONNECT_PATIENCE).map_err(|_| error))?;
+    let stream = std::net::TcpStream::connect_timeout(&v4, CONNECT_PATIENCE).or_else(|error| {
+        std::net::TcpStream::connect_timeout(&v6, CONNECT_PATIENCE).map_err(|_| error)
+    })?;
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     Ok(stream)

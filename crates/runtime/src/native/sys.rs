@@ -53,7 +53,11 @@ pub fn fork_into(flags: c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<For
     let mut args = CloneArgs {
         flags: flags as u64 | libc::CLONE_PIDFD as u64,
         pidfd: &raw mut pidfd as u64,
-        exit_signal: if flags & libc::CLONE_PARENT != 0 { 0 } else { libc::SIGCHLD as u64 },
+        exit_signal: if flags & libc::CLONE_PARENT != 0 {
+            0
+        } else {
+            libc::SIGCHLD as u64
+        },
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {
@@ -61,15 +65,17 @@ pub fn fork_into(flags: c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<For
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
     // SAFETY: no stack and no CLONE_VM, so this is a fork; args outlives the call; the process has one thread.
-    let pid = check(unsafe {
-        libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>())
-    })?;
+    let pid =
+        check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
     if pid == 0 {
         return Ok(Forked::Child);
     }
     // SAFETY: the kernel has stored a fresh descriptor for us.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Forked::Parent { pid: pid as i32, pidfd })
+    Ok(Forked::Parent {
+        pid: pid as i32,
+        pidfd,
+    })
 }
 
 /// `setns(2)` with any mixture of `CLONE_NEW*` flags (a pidfd) or one flag (a namespace).
@@ -99,8 +105,18 @@ struct MountAttr {
 }
 
 /// `mount_setattr(2)` on the mount that `fd` stands on. `attributes` are `MOUNT_ATTR_*`, `propagation` `MS_*`.
-pub fn mount_setattr(fd: BorrowedFd<'_>, recursive: bool, attributes: u64, propagation: u64) -> io::Result<()> {
-    let attr = MountAttr { attr_set: attributes, attr_clr: 0, propagation, userns_fd: 0 };
+pub fn mount_setattr(
+    fd: BorrowedFd<'_>,
+    recursive: bool,
+    attributes: u64,
+    propagation: u64,
+) -> io::Result<()> {
+    let attr = MountAttr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation,
+        userns_fd: 0,
+    };
     let flags = libc::AT_EMPTY_PATH | if recursive { 0x8000 } else { 0 };
     // SAFETY: attr and the path are valid for the call.
     check(unsafe {
@@ -156,7 +172,11 @@ pub fn fexecve(fd: BorrowedFd<'_>, args: &[CString], env: &[CString]) -> io::Err
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+    strings
+        .iter()
+        .map(|s| s.as_ptr())
+        .chain(std::iter::once(std::ptr::null()))
+        .collect()
 }
 
 /// `prctl(2)` with integer arguments.
@@ -183,8 +203,12 @@ struct BpfProgram {
 
 /// Installs a seccomp filter for the calling thread.
 pub fn seccomp_install(filter: &[BpfInstruction]) -> io::Result<()> {
-    let length = u16::try_from(filter.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let program = BpfProgram { length, filter: filter.as_ptr() };
+    let length =
+        u16::try_from(filter.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let program = BpfProgram {
+        length,
+        filter: filter.as_ptr(),
+    };
     // SAFETY: program and filter live through the call; the kernel checks the program.
     check(unsafe { libc::syscall(libc::SYS_seccomp, 1, 0, &raw const program) }).map(drop)
 }
@@ -193,7 +217,13 @@ pub fn seccomp_install(filter: &[BpfInstruction]) -> io::Result<()> {
 pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
     // SAFETY: no siginfo.
     check(unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
     })
     .map(drop)
 }
@@ -228,14 +258,19 @@ pub fn signals_reset() {
 /// Makes `fd` the controlling terminal of this session.
 pub fn set_controlling_terminal(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the argument is an integer.
-    check(c_long::from(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSCTTY, 0) })).map(drop)
+    check(c_long::from(unsafe {
+        libc::ioctl(fd.as_raw_fd(), libc::TIOCSCTTY, 0)
+    }))
+    .map(drop)
 }
 
 /// The other end of a pseudo-terminal, without a path that somebody could have replaced.
 pub fn terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: the argument is an integer and the result a fresh descriptor.
-    let fd = check(c_long::from(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) }))?;
+    let fd = check(c_long::from(unsafe {
+        libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags)
+    }))?;
     // SAFETY: just checked.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
@@ -244,27 +279,47 @@ pub fn terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 pub fn terminal_unlock(master: BorrowedFd<'_>) -> io::Result<()> {
     let zero: c_int = 0;
     // SAFETY: the kernel reads one integer.
-    check(c_long::from(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const zero) })).map(drop)
+    check(c_long::from(unsafe {
+        libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const zero)
+    }))
+    .map(drop)
 }
 
 /// Window size of a terminal.
 pub fn terminal_resize(fd: BorrowedFd<'_>, columns: u16, rows: u16) -> io::Result<()> {
-    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: the kernel reads the struct during the call.
-    check(c_long::from(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })).map(drop)
+    check(c_long::from(unsafe {
+        libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, &raw const size)
+    }))
+    .map(drop)
 }
 
 /// Puts the loopback interface of the current network namespace up.
 pub fn loopback_up() -> io::Result<()> {
     // SAFETY: the request struct is plain data, named and sized as the kernel expects.
     unsafe {
-        let socket = check(c_long::from(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)))?;
+        let socket = check(c_long::from(libc::socket(
+            libc::AF_INET,
+            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
+            0,
+        )))?;
         let socket = OwnedFd::from_raw_fd(socket as RawFd);
         let mut request: libc::ifreq = std::mem::zeroed();
         request.ifr_name[0] = b'l' as libc::c_char;
         request.ifr_name[1] = b'o' as libc::c_char;
         request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
-        check(c_long::from(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request))).map(drop)
+        check(c_long::from(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS,
+            &raw const request,
+        )))
+        .map(drop)
     }
 }
 
@@ -281,7 +336,10 @@ pub fn capset(permitted: u64, effective: u64, inheritable: u64) -> io::Result<()
         permitted: u32,
         inheritable: u32,
     }
-    let header = Header { version: 0x2008_0522, pid: 0 };
+    let header = Header {
+        version: 0x2008_0522,
+        pid: 0,
+    };
     let half = |shift: u32| Data {
         effective: (effective >> shift) as u32,
         permitted: (permitted >> shift) as u32,
@@ -305,7 +363,11 @@ pub fn permitted_capabilities() -> io::Result<u64> {
 pub fn set_identity(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     // SAFETY: the list is valid for its length; raw calls, because there is one thread.
     unsafe {
-        check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        check(libc::syscall(
+            libc::SYS_setgroups,
+            groups.len(),
+            groups.as_ptr(),
+        ))?;
         check(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
         check(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
     }
@@ -324,13 +386,37 @@ pub fn bpf_attach_devices(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Result
     load[1] = program.as_ptr() as u64;
     load[2] = LICENSE.as_ptr() as u64;
     // SAFETY: the attribute block is larger than what this command reads, zero elsewhere, and its pointers live.
-    let fd = check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, load.as_ptr(), size_of_val(&load)) })?;
+    let fd = check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_LOAD,
+            load.as_ptr(),
+            size_of_val(&load),
+        )
+    })?;
     // SAFETY: a fresh descriptor.
     let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
     // target_fd, attach_bpf_fd, attach_type = BPF_CGROUP_DEVICE (6), attach_flags = BPF_F_ALLOW_MULTI (2)
-    let attach: [u32; 8] = [cgroup.as_raw_fd() as u32, fd.as_raw_fd() as u32, 6, 2, 0, 0, 0, 0];
+    let attach: [u32; 8] = [
+        cgroup.as_raw_fd() as u32,
+        fd.as_raw_fd() as u32,
+        6,
+        2,
+        0,
+        0,
+        0,
+        0,
+    ];
     // SAFETY: as above.
-    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, attach.as_ptr(), size_of_val(&attach)) }).map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_ATTACH,
+            attach.as_ptr(),
+            size_of_val(&attach),
+        )
+    })
+    .map(drop)
 }
 
 /// Takes ownership of an inherited descriptor.

@@ -27,13 +27,20 @@ const INLINE: u8 = b'i';
 const IN_FILE: u8 = b'f';
 
 /// Sends one message. `WouldBlock` when the socket does not take it and is not blocking.
-pub fn send<T: Serialize>(socket: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub fn send<T: Serialize>(
+    socket: impl AsFd,
+    message: &T,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     let mut bytes = vec![INLINE];
     serde_json::to_writer(&mut bytes, message)?;
     let mut all: Vec<BorrowedFd<'_>> = fds.to_vec();
     let file;
     if bytes.len() > INLINE_BYTES_MAX {
-        let mut f = File::from(rustix::fs::memfd_create("llmagentos-message", MemfdFlags::CLOEXEC)?);
+        let mut f = File::from(rustix::fs::memfd_create(
+            "llmagentos-message",
+            MemfdFlags::CLOEXEC,
+        )?);
         f.write_all(&bytes[1..])?;
         file = f;
         all.push(file.as_fd());
@@ -48,7 +55,12 @@ pub fn send<T: Serialize>(socket: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]
         return Err(io::Error::other("descriptors do not fit into a message"));
     }
     rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(socket.as_fd(), &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)
+        rustix::net::sendmsg(
+            socket.as_fd(),
+            &[IoSlice::new(&bytes)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
     })?;
     Ok(())
 }
@@ -78,11 +90,19 @@ pub fn receive<T: DeserializeOwned>(
     if received.bytes == 0 {
         return Ok(None);
     }
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "truncated message"));
+    if received
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "truncated message",
+        ));
     }
     let message = if buffer[0] == IN_FILE {
-        let file = fds.pop().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "message without its file"))?;
+        let file = fds.pop().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "message without its file")
+        })?;
         let mut file = File::from(file);
         file.rewind()?;
         let mut body = Vec::new();

@@ -117,7 +117,9 @@ fn execute_sealed() -> io::Result<io::Error> {
     )?;
     sys::mount_setattr(file.as_fd(), false, 1, 0)?;
     let strings = |list: Vec<OsString>| -> io::Result<Vec<CString>> {
-        list.into_iter().map(|s| CString::new(s.as_bytes()).map_err(io::Error::from)).collect()
+        list.into_iter()
+            .map(|s| CString::new(s.as_bytes()).map_err(io::Error::from))
+            .collect()
     };
     let mut args = strings(std::env::args_os().collect())?;
     args.push(c"--sealed".to_owned());
@@ -128,9 +130,17 @@ fn execute_sealed() -> io::Result<io::Error> {
 /// Forks the real zygote and waits until it listens.
 fn detach(run_dir: &Path, cgroups: &[PathBuf]) -> io::Result<()> {
     let (ready, told) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let unified = cgroups.iter().find(|c| !c.join("tasks").exists()).and_then(|c| {
-        rustix::fs::open(c, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
-    });
+    let unified = cgroups
+        .iter()
+        .find(|c| !c.join("tasks").exists())
+        .and_then(|c| {
+            rustix::fs::open(
+                c,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .ok()
+        });
     match sys::fork_into(0, unified.as_ref().map(|fd| fd.as_fd()))? {
         sys::Forked::Parent { .. } => {
             drop(told);
@@ -178,8 +188,9 @@ impl Zygote {
         }
         // A second zygote in the same directory must not take the socket away.
         let lock = File::create(run_dir.join(LOCK_NAME))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| io::Error::other(format!("another zygote runs in {}", run_dir.display())))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
+            |_| io::Error::other(format!("another zygote runs in {}", run_dir.display())),
+        )?;
         std::mem::forget(lock);
         let path = run_dir.join(SOCKET_NAME);
         let _ = std::fs::remove_file(&path);
@@ -194,7 +205,14 @@ impl Zygote {
         rustix::process::umask(umask);
         rustix::net::listen(&listener, 16)?;
 
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE, libc::SIGUSR1, libc::SIGUSR2] {
+        for signal in [
+            libc::SIGTERM,
+            libc::SIGINT,
+            libc::SIGHUP,
+            libc::SIGPIPE,
+            libc::SIGUSR1,
+            libc::SIGUSR2,
+        ] {
             sys::signal_disposition(signal, true);
         }
         let _ = rustix::thread::set_name(c"zygote");
@@ -214,13 +232,20 @@ impl Zygote {
             reaping: HashMap::new(),
             sandboxes: HashMap::new(),
             tasks: HashMap::new(),
-            own: Own { binary: (binary.dev(), binary.ino()) },
+            own: Own {
+                binary: (binary.dev(), binary.ino()),
+            },
             buffer: Vec::new(),
             copy: vec![0; COPY_BYTES],
             stopping: false,
         };
         let token = zygote.token(Source::Listener);
-        epoll::add(&zygote.epoll, &zygote.listener, EventData::new_u64(token), EventFlags::IN)?;
+        epoll::add(
+            &zygote.epoll,
+            &zygote.listener,
+            EventData::new_u64(token),
+            EventFlags::IN,
+        )?;
         Ok(zygote)
     }
 
@@ -246,7 +271,12 @@ impl Zygote {
     }
 
     fn serve(&mut self) {
-        let mut events = [const { epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) } }; 64];
+        let mut events = [const {
+            epoll::Event {
+                flags: EventFlags::empty(),
+                data: EventData::new_u64(0),
+            }
+        }; 64];
         while !self.stopping {
             let count = match epoll::wait(&self.epoll, &mut events, None) {
                 Ok(count) => count,
@@ -255,23 +285,49 @@ impl Zygote {
             };
             for event in events.iter().take(count) {
                 let token = event.data.u64();
-                let Some(source) = self.sources.get(&token).cloned() else { continue };
-                match source {
-                    Source::Listener => self.accept(),
-                    Source::Client => self.read_client(token),
-                    Source::TaskReport(id) => self.read_report(&id),
-                    Source::TaskEnd(id) => self.task_ended(&id),
-                    Source::TaskOutput(id, stream) => self.copy_output(&id, stream),
-                    Source::SandboxReport(id) => self.read_sandbox_report(&id),
-                    Source::Reap => self.reap(token),
-                }
+                let Some(source) = self.sources.get(&token).cloned() else {
+                    continue;
+                };
+                // A mistake of ours about one container must not take the others down.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    self.dispatch(token, source)
+                }));
             }
+        }
+    }
+
+    fn dispatch(&mut self, token: u64, source: Source) {
+        match source {
+            Source::Listener => self.accept(),
+            Source::Client => self.read_client(token),
+            Source::TaskReport(id) => self.read_report(&id),
+            Source::TaskEnd(id) => self.task_ended(&id),
+            Source::TaskOutput(id, stream) => self.copy_output(&id, stream),
+            Source::SandboxReport(id) => self.read_sandbox_report(&id),
+            Source::Reap => self.reap(token),
         }
     }
 
     fn accept(&mut self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        while let Ok(client) = rustix::net::accept_with(&self.listener, flags) {
+        loop {
+            let client = match rustix::net::accept_with(&self.listener, flags) {
+                Ok(client) => client,
+                Err(
+                    rustix::io::Errno::AGAIN
+                    | rustix::io::Errno::INTR
+                    | rustix::io::Errno::CONNABORTED,
+                ) => return,
+                Err(_) => {
+                    // No descriptors left: the waiting peer must not make us spin.
+                    let pause = rustix::time::Timespec {
+                        tv_sec: 0,
+                        tv_nsec: 10_000_000,
+                    };
+                    let _ = rustix::thread::nanosleep(&pause);
+                    return;
+                }
+            };
             let trusted = rustix::net::sockopt::socket_peercred(&client)
                 .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid());
             if !trusted {
@@ -287,10 +343,15 @@ impl Zygote {
         let mut buffer = std::mem::take(&mut self.buffer);
         // Several requests a turn, but not without end.
         for _ in 0..16 {
-            let Some(client) = self.clients.get(&token) else { break };
+            let Some(client) = self.clients.get(&token) else {
+                break;
+            };
             match wire::receive::<Envelope>(client, &mut buffer) {
                 Ok(Some((envelope, fds))) => {
-                    let reply_to = ReplyTo { client: token, sequence: envelope.sequence };
+                    let reply_to = ReplyTo {
+                        client: token,
+                        sequence: envelope.sequence,
+                    };
                     self.handle(reply_to, envelope.request, fds);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -321,11 +382,21 @@ impl Zygote {
                 Some(Ok(Answer::Done))
             }
             Request::Start(spec) => self.start_container(reply_to, *spec, fds).err().map(Err),
-            Request::Exec { exec_id, container_id, process } => {
-                self.start_exec(reply_to, exec_id, &container_id, &process, fds).err().map(Err)
-            }
+            Request::Exec {
+                exec_id,
+                container_id,
+                process,
+            } => self
+                .start_exec(reply_to, exec_id, &container_id, &process, fds)
+                .err()
+                .map(Err),
             Request::Signal { id, signal } => Some(self.signal(&id, signal)),
-            Request::Attach { id, stdin, stdout, stderr } => {
+            Request::Attach {
+                id,
+                stdin,
+                stdout,
+                stderr,
+            } => {
                 self.attach(reply_to, &id, stdin, (stdout, stderr), fds);
                 None
             }
@@ -346,15 +417,31 @@ impl Zygote {
     }
 
     fn reply(&mut self, to: ReplyTo, result: Result<Answer, Failure>) {
-        self.send(to.client, &FromZygote::Reply { sequence: to.sequence, result }, &[]);
+        self.send(
+            to.client,
+            &FromZygote::Reply {
+                sequence: to.sequence,
+                result,
+            },
+            &[],
+        );
     }
 
     fn reply_with(&mut self, to: ReplyTo, answer: Answer, fds: &[&OwnedFd]) {
-        self.send(to.client, &FromZygote::Reply { sequence: to.sequence, result: Ok(answer) }, fds);
+        self.send(
+            to.client,
+            &FromZygote::Reply {
+                sequence: to.sequence,
+                result: Ok(answer),
+            },
+            fds,
+        );
     }
 
     fn send(&mut self, client: u64, message: &FromZygote, fds: &[&OwnedFd]) {
-        let Some(socket) = self.clients.get(&client) else { return };
+        let Some(socket) = self.clients.get(&client) else {
+            return;
+        };
         let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
         if wire::send(socket, message, &fds).is_err() {
             // A peer that does not read loses its connection and asks again after the next one.
@@ -381,7 +468,10 @@ fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     super::child::remember_descriptor_limit(limit);
-    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let raised = rustix::process::Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
     let _ = setrlimit(Resource::Nofile, raised);
 }
 

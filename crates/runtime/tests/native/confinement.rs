@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use runtime::image_roots::ImageConfig;
 use runtime::service::{
-    LinuxResources, Mount, MountPropagation, NamespaceMode, RuntimeError, RuntimeService, SeccompProfile,
+    LinuxResources, Mount, MountPropagation, NamespaceMode, RuntimeError, RuntimeService,
+    SeccompProfile,
 };
 
 use crate::harness::{Harness, container};
@@ -14,7 +15,10 @@ async fn capabilities_and_filters() {
     let harness = Harness::new();
     let status = "grep -E 'CapBnd|CapEff|NoNewPrivs|Seccomp:' /proc/self/status | tr -d '\\t' | tr '\\n' ' '";
     let (_, text) = harness.shell(status).await;
-    assert_eq!(text.trim(), "CapEff:00000000a80425fb CapBnd:00000000a80425fb NoNewPrivs:0 Seccomp:2");
+    assert_eq!(
+        text.trim(),
+        "CapEff:00000000a80425fb CapBnd:00000000a80425fb NoNewPrivs:0 Seccomp:2"
+    );
     let (_, text) = harness
         .shell_with(status, |c| {
             c.security.drop_capabilities = vec!["ALL".into()];
@@ -23,11 +27,16 @@ async fn capabilities_and_filters() {
             c.security.seccomp = SeccompProfile::Unconfined;
         })
         .await;
-    assert_eq!(text.trim(), "CapEff:0000000000000400 CapBnd:0000000000000400 NoNewPrivs:1 Seccomp:0");
+    assert_eq!(
+        text.trim(),
+        "CapEff:0000000000000400 CapBnd:0000000000000400 NoNewPrivs:1 Seccomp:0"
+    );
     // Filtered calls answer EPERM, even with the capability for them.
     let (code, _) = harness.shell("unshare -U true").await;
     assert_ne!(code, 0);
-    let (code, text) = harness.shell_with(status, |c| c.security.privileged = true).await;
+    let (code, text) = harness
+        .shell_with(status, |c| c.security.privileged = true)
+        .await;
     assert_eq!(code, 0);
     assert!(text.contains("Seccomp:0"), "{text}");
 }
@@ -43,19 +52,45 @@ async fn missing_capabilities_become_warnings() {
     let status = harness.ended(&id).await;
     assert_eq!(status.exit_code, 0);
     let held = std::fs::read_to_string("/proc/self/status").unwrap();
-    let held = held.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap().trim().to_owned();
+    let held = held
+        .lines()
+        .find_map(|l| l.strip_prefix("CapEff:"))
+        .unwrap()
+        .trim()
+        .to_owned();
     let has_resource = u64::from_str_radix(&held, 16).unwrap() & 1 << 24 != 0;
-    assert_eq!(status.warnings.iter().any(|w| w.contains("CAP_SYS_RESOURCE")), !has_resource, "{:?}", status.warnings);
-    harness.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
+    assert_eq!(
+        status
+            .warnings
+            .iter()
+            .any(|w| w.contains("CAP_SYS_RESOURCE")),
+        !has_resource,
+        "{:?}",
+        status.warnings
+    );
+    harness
+        .runtime()
+        .remove_pod_sandbox(&sandbox)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn users_and_groups() {
-    let image = ImageConfig { user: "web".to_owned(), env: vec!["A=1".to_owned(), "B=2".to_owned()], ..Default::default() };
+    let image = ImageConfig {
+        user: "web".to_owned(),
+        env: vec!["A=1".to_owned(), "B=2".to_owned()],
+        ..Default::default()
+    };
     let harness = Harness::with_image(image);
     let line = "id -u; id -G; echo $HOME $A $B; touch /x 2>/dev/null || echo denied; grep CapEff /proc/self/status | tr -d '\\t'";
-    let (_, text) = harness.shell_with(line, |c| c.env = vec![("B".into(), "3".into())]).await;
-    assert_eq!(text, "33\n34 4\n/srv 1 3\ndenied\nCapEff:0000000000000000\n");
+    let (_, text) = harness
+        .shell_with(line, |c| c.env = vec![("B".into(), "3".into())])
+        .await;
+    assert_eq!(
+        text,
+        "33\n34 4\n/srv 1 3\ndenied\nCapEff:0000000000000000\n"
+    );
     let (_, text) = harness
         .shell_with(line, |c| {
             c.security.run_as_user = Some(1000);
@@ -63,7 +98,10 @@ async fn users_and_groups() {
             c.security.supplemental_groups = vec![3000];
         })
         .await;
-    assert_eq!(text, "1000\n2000 3000\n/ 1 2\ndenied\nCapEff:0000000000000000\n");
+    assert_eq!(
+        text,
+        "1000\n2000 3000\n/ 1 2\ndenied\nCapEff:0000000000000000\n"
+    );
 }
 
 #[tokio::test]
@@ -85,12 +123,18 @@ async fn file_systems() {
     );
     assert_eq!(code, 0);
     let (_, text) = harness
-        .shell_with("touch /x 2>&1; touch /dev/shm/y && echo shm", |c| c.security.readonly_rootfs = true)
+        .shell_with("touch /x 2>&1; touch /dev/shm/y && echo shm", |c| {
+            c.security.readonly_rootfs = true
+        })
         .await;
     assert_eq!(text, "touch: /x: Read-only file system\nshm\n");
-    let (_, text) = harness.shell_with("pwd", |c| c.working_dir = "/made/for/it".into()).await;
+    let (_, text) = harness
+        .shell_with("pwd", |c| c.working_dir = "/made/for/it".into())
+        .await;
     assert_eq!(text, "/made/for/it\n");
-    let (_, text) = harness.shell("awk '$5==\"/\"{print $6}' /proc/self/mountinfo; wc -l < /proc/self/mountinfo").await;
+    let (_, text) = harness
+        .shell("awk '$5==\"/\"{print $6}' /proc/self/mountinfo; wc -l < /proc/self/mountinfo")
+        .await;
     assert!(text.starts_with("rw,relatime"), "{text}");
 }
 
@@ -125,9 +169,16 @@ async fn volumes() {
         let mut config = container(&["true"]);
         config.mounts = vec![mount(source.into(), target, false)];
         let result = harness.runtime().create_container(&sandbox, config).await;
-        assert!(matches!(result, Err(RuntimeError::InvalidArgument(_))), "{target}: {result:?}");
+        assert!(
+            matches!(result, Err(RuntimeError::InvalidArgument(_))),
+            "{target}: {result:?}"
+        );
     }
-    harness.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
+    harness
+        .runtime()
+        .remove_pod_sandbox(&sandbox)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -145,7 +196,12 @@ async fn limits() {
     };
     let id = harness.start(&sandbox, config.clone()).await;
     let status = harness.ended(&id).await;
-    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"), "{:?}", status.warnings);
+    assert_eq!(
+        (status.exit_code, status.reason.as_str()),
+        (137, "OOMKilled"),
+        "{:?}",
+        status.warnings
+    );
     config.command = vec!["sh".into(), "-c".into(), "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.shares /sys/fs/cgroup/pids/pids.max; cat /proc/self/cgroup | grep -c ':/$'; sleep 1000".into()];
     config.log_path = "l.log".into();
     let id = harness.start(&sandbox, config).await;
@@ -159,12 +215,38 @@ async fn limits() {
     .await;
     let stats = harness.runtime().container_stats().await.unwrap();
     assert_eq!(stats.len(), 1);
-    assert!(stats[0].memory_usage_bytes > 0 && stats[0].process_count >= 1, "{stats:?}");
-    let update = LinuxResources { memory_limit_bytes: Some(32 << 20), cpu_shares: Some(100), ..Default::default() };
-    harness.runtime().update_container_resources(&id, update).await.unwrap();
-    let result = harness.runtime().exec_sync(&id, vec!["cat".into(), "/sys/fs/cgroup/memory/memory.limit_in_bytes".into()], 10).await.unwrap();
+    assert!(
+        stats[0].memory_usage_bytes > 0 && stats[0].process_count >= 1,
+        "{stats:?}"
+    );
+    let update = LinuxResources {
+        memory_limit_bytes: Some(32 << 20),
+        cpu_shares: Some(100),
+        ..Default::default()
+    };
+    harness
+        .runtime()
+        .update_container_resources(&id, update)
+        .await
+        .unwrap();
+    let result = harness
+        .runtime()
+        .exec_sync(
+            &id,
+            vec![
+                "cat".into(),
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes".into(),
+            ],
+            10,
+        )
+        .await
+        .unwrap();
     assert_eq!(String::from_utf8_lossy(&result.stdout), "33554432\n");
-    harness.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
+    harness
+        .runtime()
+        .remove_pod_sandbox(&sandbox)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -172,26 +254,45 @@ async fn namespaces_of_a_pod() {
     let harness = Harness::new();
     let mut pod = harness.pod();
     pod.pid = NamespaceMode::Pod;
-    pod.sysctls = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())].into();
+    pod.sysctls = [(
+        "net.ipv4.ip_unprivileged_port_start".to_owned(),
+        "0".to_owned(),
+    )]
+    .into();
     let sandbox = harness.runtime().run_pod_sandbox(pod).await.unwrap().id;
     let mut first = container(&["sh", "-c", "touch /dev/shm/shared; exec sleep 1000"]);
     first.log_path = "first.log".into();
     let first = harness.start(&sandbox, first).await;
     crate::harness::wait_for(|| async {
-        let shm = harness.runtime().exec_sync(&first, vec!["ls".into(), "/dev/shm".into()], 10).await.unwrap();
+        let shm = harness
+            .runtime()
+            .exec_sync(&first, vec!["ls".into(), "/dev/shm".into()], 10)
+            .await
+            .unwrap();
         (shm.stdout == b"shared\n").then_some(())
     })
     .await;
-    let mut second = container(&["sh", "-c", "ps -o comm= | sort | tr '\\n' ' '; ls /dev/shm; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; cat /proc/1/root/etc/shadow 2>&1; ls -l /proc/1/exe 2>&1 | grep -c denied"]);
+    let mut second = container(&[
+        "sh",
+        "-c",
+        "ps -o comm= | sort | tr '\\n' ' '; ls /dev/shm; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; cat /proc/1/root/etc/shadow 2>&1; ls -l /proc/1/exe 2>&1 | grep -c denied",
+    ]);
     second.log_path = "second.log".into();
     let second = harness.start(&sandbox, second).await;
     let status = harness.ended(&second).await;
     let text = harness.log_text(&status);
     assert!(text.starts_with("pause"), "{text}");
     assert!(text.contains("sleep"), "{text}");
-    assert!(text.contains("\nshared\n0\n") || text.contains("shared\n0\n"), "{text}");
+    assert!(
+        text.contains("\nshared\n0\n") || text.contains("shared\n0\n"),
+        "{text}"
+    );
     assert!(!text.contains("root:"), "{text}");
-    harness.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
+    harness
+        .runtime()
+        .remove_pod_sandbox(&sandbox)
+        .await
+        .unwrap();
 
     // The node's namespaces.
     let mut pod = harness.pod();
@@ -199,13 +300,29 @@ async fn namespaces_of_a_pod() {
     pod.pid = NamespaceMode::Node;
     pod.ipc = NamespaceMode::Node;
     let sandbox = harness.runtime().run_pod_sandbox(pod).await.unwrap().id;
-    let mut config = container(&["sh", "-c", "readlink /proc/self/ns/net; readlink /proc/self/ns/pid; readlink /proc/self/ns/ipc; sleep 100 & exit 0"]);
+    let mut config = container(&[
+        "sh",
+        "-c",
+        "readlink /proc/self/ns/net; readlink /proc/self/ns/pid; readlink /proc/self/ns/ipc; sleep 100 & exit 0",
+    ]);
     config.security.pid = NamespaceMode::Node;
     let id = harness.start(&sandbox, config).await;
     let status = harness.ended(&id).await;
-    let own = |name: &str| std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap().to_string_lossy().into_owned();
-    assert_eq!(harness.log_text(&status), format!("{}\n{}\n{}\n", own("net"), own("pid"), own("ipc")));
-    harness.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
+    let own = |name: &str| {
+        std::fs::read_link(format!("/proc/self/ns/{name}"))
+            .unwrap()
+            .to_string_lossy()
+            .into_owned()
+    };
+    assert_eq!(
+        harness.log_text(&status),
+        format!("{}\n{}\n{}\n", own("net"), own("pid"), own("ipc"))
+    );
+    harness
+        .runtime()
+        .remove_pod_sandbox(&sandbox)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -214,13 +331,25 @@ async fn a_localhost_profile() {
     let path = harness.directory.path().join("profile.json");
     std::fs::write(&path, r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_ERRNO","errnoRet":28}]}"#).unwrap();
     let (_, text) = harness
-        .shell_with("mkdir /x 2>&1", |c| c.security.seccomp = SeccompProfile::Localhost(path))
+        .shell_with("mkdir /x 2>&1", |c| {
+            c.security.seccomp = SeccompProfile::Localhost(path)
+        })
         .await;
-    assert_eq!(text, "mkdir: can't create directory '/x': No space left on device\n");
+    assert_eq!(
+        text,
+        "mkdir: can't create directory '/x': No space left on device\n"
+    );
     let sandbox = harness.sandbox().await;
     let mut config = container(&["true"]);
     config.security.seccomp = SeccompProfile::Localhost("/nowhere.json".into());
     let result = harness.runtime().create_container(&sandbox, config).await;
-    assert!(matches!(&result, Err(RuntimeError::InvalidArgument(text)) if text.contains("/nowhere.json")), "{result:?}");
-    harness.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
+    assert!(
+        matches!(&result, Err(RuntimeError::InvalidArgument(text)) if text.contains("/nowhere.json")),
+        "{result:?}"
+    );
+    harness
+        .runtime()
+        .remove_pod_sandbox(&sandbox)
+        .await
+        .unwrap();
 }

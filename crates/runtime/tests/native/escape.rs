@@ -18,7 +18,11 @@ async fn attempt(
     config.image_id = image.to_owned();
     config.log_path = format!("{}.log", &sandbox[..12]).into();
     change(&mut config);
-    let id = harness.runtime().create_container(&sandbox, config).await.map_err(|e| e.to_string())?;
+    let id = harness
+        .runtime()
+        .create_container(&sandbox, config)
+        .await
+        .map_err(|e| e.to_string())?;
     let result = match harness.runtime().start_container(&id).await {
         Ok(()) => {
             let status = harness.ended(&id).await;
@@ -27,7 +31,11 @@ async fn attempt(
         Err(RuntimeError::StartFailed { message, .. }) => Err(message),
         Err(other) => Err(other.to_string()),
     };
-    harness.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
+    harness
+        .runtime()
+        .remove_pod_sandbox(&sandbox)
+        .await
+        .unwrap();
     result
 }
 
@@ -38,7 +46,9 @@ async fn kernel_directories_as_links() {
         let image = format!("link-{name}");
         // Layers above busybox replace its directory with a link to somewhere else.
         harness.layer(&image, |root| symlink("/tmp", root.join(name)).unwrap());
-        let error = attempt(&harness, &image, &["true"], |_| {}).await.unwrap_err();
+        let error = attempt(&harness, &image, &["true"], |_| {})
+            .await
+            .unwrap_err();
         assert!(error.contains("is not an ordinary directory"), "{error}");
         let image = format!("file-{name}");
         harness.layer(&image, |root| std::fs::write(root.join(name), "x").unwrap());
@@ -62,23 +72,37 @@ async fn mounts_over_links_stay_inside() {
         symlink("nowhere", root.join("dangling")).unwrap();
         symlink("/proc", root.join("to-proc")).unwrap();
     });
-    for path in ["/absolute/x", "/up/tmp/x", "/dangling", "/magic/x", "/to-proc/1"] {
-        let result = attempt(&harness, "links", &["sh", "-c", &format!("cat {path}/mark")], |c| {
-            c.mounts = vec![Mount {
-                container_path: path.into(),
-                host_path: volume.clone(),
-                readonly: false,
-                propagation: MountPropagation::Private,
-            }];
-        })
+    for path in [
+        "/absolute/x",
+        "/up/tmp/llmagentos-escaped",
+        "/dangling",
+        "/magic/x",
+        "/to-proc/1",
+    ] {
+        let result = attempt(
+            &harness,
+            "links",
+            &["sh", "-c", &format!("cat {path}/mark")],
+            |c| {
+                c.mounts = vec![Mount {
+                    container_path: path.into(),
+                    host_path: volume.clone(),
+                    readonly: false,
+                    propagation: MountPropagation::Private,
+                }];
+            },
+        )
         .await;
         // Either refused, or mounted inside the root.
         if let Ok((code, text)) = result {
-            assert!(path == "/to-proc/1" || (code == 0 && text == "volume\n"), "{path}: {code} {text}");
+            assert!(
+                path == "/to-proc/1" || (code == 0 && text == "volume\n"),
+                "{path}: {code} {text}"
+            );
         }
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "{path}");
     }
-    assert!(!std::path::Path::new("/tmp/x").exists());
+    assert!(!std::path::Path::new("/tmp/llmagentos-escaped").exists());
 }
 
 #[tokio::test]
@@ -87,32 +111,53 @@ async fn working_directories_outside() {
     let harness = Harness::new();
     for number in 3..20 {
         let directory = format!("/proc/self/fd/{number}");
-        let result = attempt(&harness, "busybox", &["sh", "-c", "pwd; ls"], |c| c.working_dir = directory.clone()).await;
+        let result = attempt(&harness, "busybox", &["sh", "-c", "pwd; ls"], |c| {
+            c.working_dir = directory.clone()
+        })
+        .await;
         let error = result.unwrap_err();
         assert!(error.contains("cwd"), "{error}");
     }
     harness.layer("cwd-link", |root| {
         for number in 3..20 {
-            symlink(format!("/proc/self/fd/{number}"), root.join(format!("fd{number}"))).unwrap();
+            symlink(
+                format!("/proc/self/fd/{number}"),
+                root.join(format!("fd{number}")),
+            )
+            .unwrap();
         }
         symlink("/proc/self/cwd", root.join("cwd")).unwrap();
     });
     for directory in ["/fd3", "/fd7", "/fd8", "/fd12", "/cwd"] {
-        let result = attempt(&harness, "cwd-link", &["ls"], |c| c.working_dir = directory.to_owned()).await;
+        let result = attempt(&harness, "cwd-link", &["ls"], |c| {
+            c.working_dir = directory.to_owned()
+        })
+        .await;
         assert!(result.is_err(), "{directory}: {result:?}");
     }
-    let (_, text) = attempt(&harness, "busybox", &["pwd"], |c| c.working_dir = "/../../..".to_owned()).await.unwrap();
+    let (_, text) = attempt(&harness, "busybox", &["pwd"], |c| {
+        c.working_dir = "/../../..".to_owned()
+    })
+    .await
+    .unwrap();
     assert_eq!(text, "/\n");
 }
 
 #[tokio::test]
 async fn nothing_is_inherited() {
     let harness = Harness::new();
-    let (_, text) = harness.shell("ls -l /proc/self/fd 2>/dev/null | awk 'NR>1{print $9}' | tr '\\n' ' '").await;
+    let (_, text) = harness
+        .shell("ls -l /proc/self/fd 2>/dev/null | awk 'NR>1{print $9}' | tr '\\n' ' '")
+        .await;
     // 3 is the directory that ls reads.
     assert_eq!(text.trim(), "0 1 2 3");
-    let (_, text) = harness.shell("cat /proc/1/environ | tr '\\0' '\\n' | sort").await;
-    assert_eq!(text, "HOME=/root\nHOSTNAME=pod-host\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n");
+    let (_, text) = harness
+        .shell("cat /proc/1/environ | tr '\\0' '\\n' | sort")
+        .await;
+    assert_eq!(
+        text,
+        "HOME=/root\nHOSTNAME=pod-host\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+    );
 }
 
 #[tokio::test]
@@ -121,35 +166,59 @@ async fn our_own_program_cannot_be_run_or_written() {
     let harness = Harness::new();
     let before = std::fs::metadata(crate::harness::zygote_program()).unwrap();
     for command in ["/proc/self/exe", "/proc/1/exe"] {
-        let error = attempt(&harness, "busybox", &[command, "--run-dir", "/x"], |_| {}).await.unwrap_err();
+        let error = attempt(&harness, "busybox", &[command, "--run-dir", "/x"], |_| {})
+            .await
+            .unwrap_err();
         assert!(error.contains("permission denied"), "{error}");
     }
     harness.layer("shebang", |root| {
         use std::os::unix::fs::PermissionsExt;
         std::fs::create_dir(root.join("opt")).unwrap();
         std::fs::write(root.join("opt/run"), "#!/proc/self/exe\n").unwrap();
-        std::fs::set_permissions(root.join("opt/run"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(root.join("opt/run"), std::fs::Permissions::from_mode(0o755))
+            .unwrap();
         symlink("/proc/self/exe", root.join("opt/link")).unwrap();
     });
-    let error = attempt(&harness, "shebang", &["/opt/link"], |_| {}).await.unwrap_err();
+    let error = attempt(&harness, "shebang", &["/opt/link"], |_| {})
+        .await
+        .unwrap_err();
     assert!(error.contains("permission denied"), "{error}");
     // The kernel resolves an interpreter itself; what runs then is a read-only copy that does nothing.
     let result = attempt(&harness, "shebang", &["/opt/run"], |_| {}).await;
     assert!(!matches!(result, Ok((0, _))), "{result:?}");
     // While an exec comes in, its binary may be seen, but neither read nor written.
     let sandbox = harness.sandbox().await;
-    let mut config = container(&["sh", "-c", "while :; do for p in /proc/[0-9]*; do [ $p = /proc/1 ] || (echo x >> $p/exe) 2>/dev/null && echo WRITTEN $p $(readlink $p/exe); done; done"]);
+    let mut config = container(&[
+        "sh",
+        "-c",
+        "while :; do for p in /proc/[0-9]*; do [ $p = /proc/1 ] || (echo x >> $p/exe) 2>/dev/null && echo WRITTEN $p $(readlink $p/exe); done; done",
+    ]);
     config.log_path = "writer.log".into();
     let id = harness.start(&sandbox, config).await;
     for _ in 0..50 {
-        harness.runtime().exec_sync(&id, vec!["true".into()], 10).await.unwrap();
+        harness
+            .runtime()
+            .exec_sync(&id, vec!["true".into()], 10)
+            .await
+            .unwrap();
     }
     harness.runtime().stop_container(&id, 0).await.unwrap();
     let after = std::fs::metadata(crate::harness::zygote_program()).unwrap();
-    assert_eq!((before.len(), before.modified().unwrap()), (after.len(), after.modified().unwrap()));
+    assert_eq!(
+        (before.len(), before.modified().unwrap()),
+        (after.len(), after.modified().unwrap())
+    );
     let status = harness.ended(&id).await;
-    assert!(!harness.log_text(&status).contains("zygote"), "{}", harness.log_text(&status));
-    harness.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
+    assert!(
+        !harness.log_text(&status).contains("zygote"),
+        "{}",
+        harness.log_text(&status)
+    );
+    harness
+        .runtime()
+        .remove_pod_sandbox(&sandbox)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -164,12 +233,18 @@ async fn masks_cannot_be_replaced() {
         symlink("/etc/passwd", root.join("dev/ptmx")).unwrap();
     });
     let line = "stat -c %t:%T /dev/null; wc -c < /proc/keys; wc -c < /proc/timer_list; (echo x > /proc/sys/kernel/core_pattern) 2>/dev/null || echo ro; test -L /dev/pts || echo real";
-    let (_, text) = attempt(&harness, "fake-dev", &["sh", "-c", line], |_| {}).await.unwrap();
+    let (_, text) = attempt(&harness, "fake-dev", &["sh", "-c", line], |_| {})
+        .await
+        .unwrap();
     assert_eq!(text, "1:3\n0\n0\nro\nreal\n");
-    let (code, text) = attempt(&harness, "fake-dev", &["tty"], |c| c.tty = true).await.unwrap();
+    let (code, text) = attempt(&harness, "fake-dev", &["tty"], |c| c.tty = true)
+        .await
+        .unwrap();
     assert_eq!((code, text.trim()), (0, "/dev/pts/0"));
     // Unmounting a mask needs what nobody has.
-    let (_, text) = harness.shell("umount /proc/keys 2>&1; mount -t proc proc /tmp 2>&1; wc -c < /proc/keys").await;
+    let (_, text) = harness
+        .shell("umount /proc/keys 2>&1; mount -t proc proc /tmp 2>&1; wc -c < /proc/keys")
+        .await;
     assert!(text.ends_with("0\n") && !text.is_empty(), "{text}");
 }
 
@@ -179,7 +254,10 @@ async fn devices_are_restricted() {
     let (_, text) = harness
         .shell("mknod /tmp/disk b 254 0 && (head -c1 /tmp/disk >/dev/null) 2>&1; mknod /tmp/kmsg c 1 11 && (head -c1 /tmp/kmsg >/dev/null) 2>&1; mknod /tmp/n c 1 3 && echo x > /tmp/n && echo fine")
         .await;
-    assert_eq!(text, "head: /tmp/disk: Operation not permitted\nhead: /tmp/kmsg: Operation not permitted\nfine\n");
+    assert_eq!(
+        text,
+        "head: /tmp/disk: Operation not permitted\nhead: /tmp/kmsg: Operation not permitted\nfine\n"
+    );
 }
 
 #[tokio::test]
@@ -187,9 +265,18 @@ async fn account_files_that_are_no_files() {
     let harness = Harness::new();
     harness.layer("fifo", |root| {
         std::fs::create_dir(root.join("etc")).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, root.join("etc/passwd"), rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o644), 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            root.join("etc/passwd"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o644),
+            0,
+        )
+        .unwrap();
         symlink("/proc/self/environ", root.join("etc/group")).unwrap();
     });
-    let (code, text) = attempt(&harness, "fifo", &["echo", "fine"], |_| {}).await.unwrap();
+    let (code, text) = attempt(&harness, "fifo", &["echo", "fine"], |_| {})
+        .await
+        .unwrap();
     assert_eq!((code, text.as_str()), (0, "fine\n"));
 }

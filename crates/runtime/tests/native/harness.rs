@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use runtime::image_roots::{ImageConfig, ImageRoot, ImageRoots};
 use runtime::native::{Config, NativeRuntime, reset};
 use runtime::service::{
-    ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ImageError, NamespaceMode, PodSandboxConfig,
-    PodSandboxMetadata, RuntimeService, SecurityContext,
+    ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ImageError, NamespaceMode,
+    PodSandboxConfig, PodSandboxMetadata, RuntimeService, SecurityContext,
 };
 
 /// Layer directories by image id.
@@ -29,7 +29,10 @@ impl ImageRoots for Images {
         if image_id != "busybox" {
             lowerdirs.push(self.layers.join("busybox"));
         }
-        Ok(ImageRoot { lowerdirs, config: self.config.clone() })
+        Ok(ImageRoot {
+            lowerdirs,
+            config: self.config.clone(),
+        })
     }
     fn hold(&self, _: &str, _: &str) -> Result<(), ImageError> {
         Ok(())
@@ -62,7 +65,12 @@ impl Harness {
             zygote_command: vec![zygote_program()],
         };
         let runtime = open(&config, directory.path(), &image);
-        Self { runtime: Some(runtime), config, directory, image }
+        Self {
+            runtime: Some(runtime),
+            config,
+            directory,
+            image,
+        }
     }
 
     /// As a new server would: the old one is gone, without a word to the zygote.
@@ -110,7 +118,11 @@ impl Harness {
     }
 
     pub async fn start(&self, sandbox: &str, config: ContainerConfig) -> String {
-        let id = self.runtime().create_container(sandbox, config).await.unwrap();
+        let id = self
+            .runtime()
+            .create_container(sandbox, config)
+            .await
+            .unwrap();
         self.runtime().start_container(&id).await.unwrap();
         id
     }
@@ -120,7 +132,11 @@ impl Harness {
         self.shell_with(line, |_| {}).await
     }
 
-    pub async fn shell_with(&self, line: &str, change: impl FnOnce(&mut ContainerConfig)) -> (i32, String) {
+    pub async fn shell_with(
+        &self,
+        line: &str,
+        change: impl FnOnce(&mut ContainerConfig),
+    ) -> (i32, String) {
         let sandbox = self.sandbox().await;
         let mut config = container(&["sh", "-c", line]);
         config.log_path = PathBuf::from(format!("{}.log", &sandbox[..12]));
@@ -156,7 +172,10 @@ impl Drop for Harness {
         drop(self.runtime.take());
         let lines = reset(&self.config).unwrap();
         if !std::thread::panicking() {
-            let left: Vec<_> = lines.iter().filter(|l| l.starts_with("process ") && !l.ends_with(" zygote")).collect();
+            let left: Vec<_> = lines
+                .iter()
+                .filter(|l| l.starts_with("process ") && !l.ends_with(" zygote"))
+                .collect();
             assert!(left.is_empty(), "left behind: {left:?}");
         }
     }
@@ -165,12 +184,19 @@ impl Drop for Harness {
 /// Cargo builds this crate's binaries beside the directory of its test programs.
 pub fn zygote_program() -> String {
     let tests = std::env::current_exe().unwrap();
-    let path = tests.parent().and_then(Path::parent).unwrap().join("runtime-zygote");
+    let path = tests
+        .parent()
+        .and_then(Path::parent)
+        .unwrap()
+        .join("runtime-zygote");
     path.to_str().unwrap().to_owned()
 }
 
 fn open(config: &Config, directory: &Path, image: &ImageConfig) -> Arc<NativeRuntime> {
-    let images = Images { layers: directory.join("layers"), config: image.clone() };
+    let images = Images {
+        layers: directory.join("layers"),
+        config: image.clone(),
+    };
     NativeRuntime::new(config.clone(), Arc::new(images), None).unwrap()
 }
 
@@ -188,11 +214,17 @@ pub async fn wait_for<T, F: Future<Output = Option<T>>>(mut check: impl FnMut() 
 
 pub fn container(command: &[&str]) -> ContainerConfig {
     ContainerConfig {
-        metadata: ContainerMetadata { name: "main".to_owned(), attempt: 0 },
+        metadata: ContainerMetadata {
+            name: "main".to_owned(),
+            attempt: 0,
+        },
         image_id: "busybox".to_owned(),
         command: command.iter().map(|s| (*s).to_owned()).collect(),
         log_path: PathBuf::from("main/0.log"),
-        security: SecurityContext { pid: NamespaceMode::Container, ..SecurityContext::default() },
+        security: SecurityContext {
+            pid: NamespaceMode::Container,
+            ..SecurityContext::default()
+        },
         ..ContainerConfig::default()
     }
 }
@@ -203,10 +235,25 @@ fn busybox(root: &Path) {
         std::fs::create_dir_all(root.join(directory)).unwrap();
     }
     std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    let list = std::process::Command::new("/bin/busybox").arg("--list").output().unwrap();
-    for name in String::from_utf8(list.stdout).unwrap().lines().filter(|n| *n != "busybox") {
+    let list = std::process::Command::new("/bin/busybox")
+        .arg("--list")
+        .output()
+        .unwrap();
+    for name in String::from_utf8(list.stdout)
+        .unwrap()
+        .lines()
+        .filter(|n| *n != "busybox")
+    {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
     }
-    std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv:/bin/sh\n").unwrap();
-    std::fs::write(root.join("etc/group"), "root:x:0:\nwww:x:34:\nlogs:x:4:web\n").unwrap();
+    std::fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv:/bin/sh\n",
+    )
+    .unwrap();
+    std::fs::write(
+        root.join("etc/group"),
+        "root:x:0:\nwww:x:34:\nlogs:x:4:web\n",
+    )
+    .unwrap();
 }

@@ -22,7 +22,11 @@ pub fn resolve(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<O
 }
 
 /// As [`resolve`], and makes the directories (and the empty file, unless `directory`) that are missing.
-pub fn resolve_or_create(root: BorrowedFd<'_>, path: &Path, directory: bool) -> io::Result<OwnedFd> {
+pub fn resolve_or_create(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    directory: bool,
+) -> io::Result<OwnedFd> {
     match resolve(root, path, OFlags::PATH) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         other => return other,
@@ -33,7 +37,11 @@ pub fn resolve_or_create(root: BorrowedFd<'_>, path: &Path, directory: bool) -> 
     for (index, name) in names.iter().enumerate() {
         let last = index + 1 == names.len();
         prefix.push(name);
-        let wanted = if last { OFlags::PATH } else { OFlags::PATH | OFlags::DIRECTORY };
+        let wanted = if last {
+            OFlags::PATH
+        } else {
+            OFlags::PATH | OFlags::DIRECTORY
+        };
         here = match resolve(root, &prefix, wanted) {
             Ok(fd) => fd,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -49,8 +57,17 @@ pub fn resolve_or_create(root: BorrowedFd<'_>, path: &Path, directory: bool) -> 
                 } else {
                     rustix::fs::mkdirat(&here, *name, Mode::from_raw_mode(0o755))?;
                 }
-                let kind = if last && !directory { OFlags::empty() } else { OFlags::DIRECTORY };
-                rustix::fs::openat(&here, *name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind, Mode::empty())?
+                let kind = if last && !directory {
+                    OFlags::empty()
+                } else {
+                    OFlags::DIRECTORY
+                };
+                rustix::fs::openat(
+                    &here,
+                    *name,
+                    OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind,
+                    Mode::empty(),
+                )?
             }
             Err(error) => return Err(error),
         };
@@ -74,9 +91,9 @@ pub fn plain_directory(root: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> 
             rustix::fs::mkdirat(root, name, Mode::from_raw_mode(0o755))?;
             Ok(open()?)
         }
-        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR | rustix::io::Errno::XDEV) => Err(io::Error::other(
-            format!("/{name} of the image is not an ordinary directory"),
-        )),
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR | rustix::io::Errno::XDEV) => Err(
+            io::Error::other(format!("/{name} of the image is not an ordinary directory")),
+        ),
         other => Ok(other?),
     }
 }
@@ -84,18 +101,27 @@ pub fn plain_directory(root: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> 
 /// Whole text of a regular file below `root`; `None` if there is none. Bounded, never blocks on a FIFO.
 pub fn read_text(root: BorrowedFd<'_>, path: &str, bytes_max: u64) -> Option<String> {
     use std::io::Read;
-    let fd = resolve(root, Path::new(path), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).ok()?;
+    let fd = resolve(
+        root,
+        Path::new(path),
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+    )
+    .ok()?;
     if !is_type(&fd, FileType::RegularFile) {
         return None;
     }
     let mut bytes = Vec::new();
-    std::fs::File::from(fd).take(bytes_max).read_to_end(&mut bytes).ok()?;
+    std::fs::File::from(fd)
+        .take(bytes_max)
+        .read_to_end(&mut bytes)
+        .ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Whether the open file is of this type.
 pub fn is_type(fd: &OwnedFd, kind: FileType) -> bool {
-    rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == kind)
+    rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)
+        .is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == kind)
 }
 
 /// `/a/../b` without its dots, relative to the root; the empty path is `.`.
@@ -138,14 +164,20 @@ mod tests {
         symlink(outside.path(), root.path().join("abs")).unwrap();
         symlink("../../../../../../../../tmp", root.path().join("up")).unwrap();
         symlink("nowhere", root.path().join("dangling")).unwrap();
-        let fd = rustix::fs::open(root.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        for path in ["/abs/new", "/up/new", "/a/../../b/new", "/../../x/new"] {
+        let fd =
+            rustix::fs::open(root.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for path in [
+            "/abs/new",
+            "/up/llmagentos-escaped",
+            "/a/../../b/new",
+            "/../../x/new",
+        ] {
             // Either refused or made inside the root.
             let _ = resolve_or_create(fd.as_fd(), Path::new(path), true);
         }
         assert!(resolve_or_create(fd.as_fd(), Path::new("/dangling/x"), true).is_err());
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
-        assert!(!Path::new("/tmp/new").exists());
+        assert!(!Path::new("/tmp/llmagentos-escaped").exists());
         assert!(root.path().join("b/new").is_dir());
         assert!(root.path().join("x/new").is_dir());
         assert!(plain_directory(fd.as_fd(), "abs").is_err());

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-    UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags,
 };
 
 use super::{Fault, inside};
@@ -26,15 +26,30 @@ const MS_SLAVE: u64 = 1 << 19;
 const MS_SHARED: u64 = 1 << 20;
 
 /// What containerd hides from a container by default.
-const MASKED_IN_PROC: [&str; 9] =
-    ["acpi", "asound", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats"];
+const MASKED_IN_PROC: [&str; 9] = [
+    "acpi",
+    "asound",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+    "timer_stats",
+];
 const MASKED_IN_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
 /// What containerd makes read-only.
 const READONLY_IN_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 /// Nodes of a fresh `/dev`: name, major, minor.
-const DEVICE_NODES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEVICE_NODES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 const DEVICE_LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -50,41 +65,72 @@ pub struct Built {
 }
 
 /// Joins new mount and cgroup namespaces, builds the root and makes it `/`. `/proc` is still missing.
-pub fn build(spec: &RootSpec, cgroup: &CgroupMembership) -> Result<Built, Fault> {
-    let overlay = overlay(spec);
+pub fn build(
+    spec: &RootSpec,
+    cgroup: &CgroupMembership,
+    ahead: Option<OwnedFd>,
+) -> Result<Built, Fault> {
+    let overlay = ahead.map_or_else(
+        || overlay(&spec.lowerdirs, &spec.upperdir, &spec.workdir),
+        Ok,
+    );
     let sources = spec
         .mounts
         .iter()
-        .map(|m| open_source(&m.source).map_err(|e| Fault::of(format!("open {} for a mount", m.source.display()), e)))
+        .map(|m| {
+            open_source(&m.source)
+                .map_err(|e| Fault::of(format!("open {} for a mount", m.source.display()), e))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let shm = match &spec.shm {
         Some(path) => Some(open_source(path).map_err(|e| Fault::of("open the pod's /dev/shm", e))?),
         None => None,
     };
     let cgroups = open_cgroups(cgroup)?;
-    let devices = if spec.all_devices { node_devices() } else { Vec::new() };
+    let devices = if spec.all_devices {
+        node_devices()
+    } else {
+        Vec::new()
+    };
 
-    sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP).map_err(|e| Fault::of("unshare mount and cgroup", e))?;
-    rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM)
-        .map_err(|e| Fault::of("make / a slave mount", e.into()))?;
+    sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP)
+        .map_err(|e| Fault::of("unshare mount and cgroup", e))?;
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM,
+    )
+    .map_err(|e| Fault::of("make / a slave mount", e.into()))?;
     let root = attach_root(spec, overlay)?;
     let root = root.as_fd();
 
     let proc = inside::plain_directory(root, "proc").map_err(|e| Fault::of("prepare /proc", e))?;
     drop(proc);
     let (dev, null) = device_directory(spec, devices)?;
-    attach(&dev, &inside::plain_directory(root, "dev").map_err(|e| Fault::of("prepare /dev", e))?)
-        .map_err(|e| Fault::of("mount /dev", e))?;
+    attach(
+        &dev,
+        &inside::plain_directory(root, "dev").map_err(|e| Fault::of("prepare /dev", e))?,
+    )
+    .map_err(|e| Fault::of("mount /dev", e))?;
     device_mounts(&dev, shm)?;
-    let sys_target = inside::plain_directory(root, "sys").map_err(|e| Fault::of("prepare /sys", e))?;
+    let sys_target =
+        inside::plain_directory(root, "sys").map_err(|e| Fault::of("prepare /sys", e))?;
     mount_sys(spec, &sys_target, &cgroups, &null)?;
 
     for (mount, source) in spec.mounts.iter().zip(sources) {
-        attach_volume(root, mount, source)
-            .map_err(|e| Fault::of(format!("mount {} at {}", mount.source.display(), mount.target.display()), e))?;
+        attach_volume(root, mount, source).map_err(|e| {
+            Fault::of(
+                format!(
+                    "mount {} at {}",
+                    mount.source.display(),
+                    mount.target.display()
+                ),
+                e,
+            )
+        })?;
     }
     if spec.readonly {
-        sys::mount_setattr(root, false, ATTR_RDONLY, 0).map_err(|e| Fault::of("make the root read-only", e))?;
+        sys::mount_setattr(root, false, ATTR_RDONLY, 0)
+            .map_err(|e| Fault::of("make the root read-only", e))?;
     }
     pivot(root).map_err(|e| Fault::of("pivot_root", e))?;
     Ok(Built { null })
@@ -93,26 +139,49 @@ pub fn build(spec: &RootSpec, cgroup: &CgroupMembership) -> Result<Built, Fault>
 /// Mounts `/proc` for the current process namespace, with its masks.
 pub fn mount_proc(built: &Built, masked: bool) -> Result<(), Fault> {
     let context = |e: io::Error| Fault::of("mount /proc", e);
-    let proc = filesystem("proc", &[], MountAttrFlags::MOUNT_ATTR_NOSUID | nodev_noexec()).map_err(context)?;
-    if rustix::fs::fstatfs(&proc).map_err(|e| context(e.into()))?.f_type as i64 != libc::PROC_SUPER_MAGIC as i64 {
+    let proc = filesystem(
+        "proc",
+        &[],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | nodev_noexec(),
+    )
+    .map_err(context)?;
+    if rustix::fs::fstatfs(&proc)
+        .map_err(|e| context(e.into()))?
+        .f_type as i64
+        != libc::PROC_SUPER_MAGIC as i64
+    {
         return Err(Fault::runtime("what was mounted for /proc is not procfs"));
     }
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| context(e.into()))?;
-    attach(&proc, &inside::plain_directory(root.as_fd(), "proc").map_err(context)?).map_err(context)?;
+    let root = rustix::fs::open(
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|e| context(e.into()))?;
+    attach(
+        &proc,
+        &inside::plain_directory(root.as_fd(), "proc").map_err(context)?,
+    )
+    .map_err(context)?;
     if masked {
         for path in READONLY_IN_PROC {
-            readonly(proc.as_fd(), path).map_err(|e| Fault::of(format!("make /proc/{path} read-only"), e))?;
+            readonly(proc.as_fd(), path)
+                .map_err(|e| Fault::of(format!("make /proc/{path} read-only"), e))?;
         }
         for path in MASKED_IN_PROC {
-            mask(proc.as_fd(), path, built).map_err(|e| Fault::of(format!("mask /proc/{path}"), e))?;
+            mask(proc.as_fd(), path, built)
+                .map_err(|e| Fault::of(format!("mask /proc/{path}"), e))?;
         }
     }
     Ok(())
 }
 
 /// A new, detached file system.
-fn filesystem(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+fn filesystem(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in options {
         if value.is_empty() {
@@ -122,7 +191,11 @@ fn filesystem(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) 
         }
     }
     rustix::mount::fsconfig_create(&context)?;
-    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    Ok(rustix::mount::fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes,
+    )?)
 }
 
 fn nodev_noexec() -> MountAttrFlags {
@@ -145,29 +218,42 @@ fn open_source(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::mount::open_tree(
         CWD,
         path,
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE,
+        OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE,
     )?)
 }
 
 /// The root as a detached overlay; an error means that the kernel needs [`overlay_by_path`].
-fn overlay(spec: &RootSpec) -> io::Result<OwnedFd> {
+pub fn overlay(lowerdirs: &[PathBuf], upperdir: &Path, workdir: &Path) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for layer in &spec.lowerdirs {
+    for layer in lowerdirs {
         rustix::mount::fsconfig_set_string(&context, "lowerdir+", layer)?;
     }
-    rustix::mount::fsconfig_set_string(&context, "upperdir", &spec.upperdir)?;
-    rustix::mount::fsconfig_set_string(&context, "workdir", &spec.workdir)?;
+    rustix::mount::fsconfig_set_string(&context, "upperdir", upperdir)?;
+    rustix::mount::fsconfig_set_string(&context, "workdir", workdir)?;
     // What a container writes need not outlive a crash of the machine: no sync at the end.
     rustix::mount::fsconfig_set_flag(&context, "volatile")?;
     rustix::mount::fsconfig_create(&context)?;
-    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+    Ok(rustix::mount::fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?)
 }
 
 fn attach_root(spec: &RootSpec, overlay: io::Result<OwnedFd>) -> Result<OwnedFd, Fault> {
-    let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let open = |path: &Path| {
+        rustix::fs::open(
+            path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+    };
     match overlay {
         Ok(overlay) => {
-            let target = open(&spec.mount_point).map_err(|e| Fault::of("open the mount point of the root", e.into()))?;
+            let target = open(&spec.mount_point)
+                .map_err(|e| Fault::of("open the mount point of the root", e.into()))?;
             attach(&overlay, &target).map_err(|e| Fault::of("attach the root", e))?;
             Ok(overlay)
         }
@@ -194,11 +280,19 @@ fn overlay_by_path(spec: &RootSpec) -> io::Result<()> {
     options.extend_from_slice(b",workdir=");
     escape(&spec.workdir, &mut options);
     if options.len() > 4095 {
-        return Err(io::Error::other("this kernel takes 4 KiB of overlay options, and the image has more layers than that"));
+        return Err(io::Error::other(
+            "this kernel takes 4 KiB of overlay options, and the image has more layers than that",
+        ));
     }
     let options = std::ffi::OsStr::from_bytes(&options);
     let options = rustix::path::Arg::into_c_str(options)?;
-    rustix::mount::mount("overlay", &spec.mount_point, "overlay", MountFlags::empty(), Some(options.as_ref()))?;
+    rustix::mount::mount(
+        "overlay",
+        &spec.mount_point,
+        "overlay",
+        MountFlags::empty(),
+        Some(options.as_ref()),
+    )?;
     return Ok(());
 
     fn escape(path: &Path, out: &mut Vec<u8>) {
@@ -214,14 +308,30 @@ fn overlay_by_path(spec: &RootSpec) -> io::Result<()> {
 /// Detached copies of the container's own cgroup directories.
 fn open_cgroups(membership: &CgroupMembership) -> Result<Vec<(String, OwnedFd)>, Fault> {
     let mut out = Vec::new();
-    let all = membership.v1.iter().map(|(name, path)| (name.clone(), path));
+    let all = membership
+        .v1
+        .iter()
+        .map(|(name, path)| (name.clone(), path));
     let unified = membership.unified.iter().map(|path| {
-        (if membership.v1.is_empty() { String::new() } else { "unified".to_owned() }, path)
+        (
+            if membership.v1.is_empty() {
+                String::new()
+            } else {
+                "unified".to_owned()
+            },
+            path,
+        )
     });
     for (name, path) in all.chain(unified) {
-        let tree = open_source(path).map_err(|e| Fault::of(format!("open cgroup {}", path.display()), e))?;
-        sys::mount_setattr(tree.as_fd(), true, ATTR_RDONLY | 0x2 | 0x4 | 0x8, MS_PRIVATE)
-            .map_err(|e| Fault::of("make the cgroup mount read-only", e))?;
+        let tree = open_source(path)
+            .map_err(|e| Fault::of(format!("open cgroup {}", path.display()), e))?;
+        sys::mount_setattr(
+            tree.as_fd(),
+            true,
+            ATTR_RDONLY | 0x2 | 0x4 | 0x8,
+            MS_PRIVATE,
+        )
+        .map_err(|e| Fault::of("make the cgroup mount read-only", e))?;
         out.push((name, tree));
     }
     Ok(out)
@@ -233,8 +343,12 @@ fn device_directory(
     node_devices: Vec<(PathBuf, u32, u64)>,
 ) -> Result<(OwnedFd, OwnedFd), Fault> {
     let context = |e: io::Error| Fault::of("make /dev", e);
-    let dev = filesystem("tmpfs", &[("mode", "755"), ("size", "65536k")], MountAttrFlags::MOUNT_ATTR_NOSUID)
-        .map_err(context)?;
+    let dev = filesystem(
+        "tmpfs",
+        &[("mode", "755"), ("size", "65536k")],
+        MountAttrFlags::MOUNT_ATTR_NOSUID,
+    )
+    .map_err(context)?;
     let character = |name: &str, major: u32, minor: u32| {
         rustix::fs::mknodat(
             &dev,
@@ -251,10 +365,16 @@ fn device_directory(
         rustix::fs::symlinkat(target, &dev, name).map_err(|e| context(e.into()))?;
     }
     for name in ["pts", "shm", "mqueue"] {
-        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).map_err(|e| context(e.into()))?;
+        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))
+            .map_err(|e| context(e.into()))?;
     }
-    let null = rustix::fs::openat(&dev, "null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| context(e.into()))?;
+    let null = rustix::fs::openat(
+        &dev,
+        "null",
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|e| context(e.into()))?;
     for (path, mode, number) in node_devices {
         // What we made ourselves stays; the rest of the node's devices comes as it is.
         let _ = make_node(dev.as_fd(), &path, mode, number);
@@ -268,13 +388,23 @@ fn device_directory(
 /// What is mounted below `/dev`.
 fn device_mounts(dev: &OwnedFd, shm: Option<OwnedFd>) -> Result<(), Fault> {
     let target = |name: &str| {
-        rustix::fs::openat(dev, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| Fault::of(format!("open /dev/{name}"), e.into()))
+        rustix::fs::openat(
+            dev,
+            name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|e| Fault::of(format!("open /dev/{name}"), e.into()))
     };
     let safe = MountAttrFlags::MOUNT_ATTR_NOSUID | nodev_noexec();
     let pts = filesystem(
         "devpts",
-        &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
+        &[
+            ("newinstance", ""),
+            ("ptmxmode", "0666"),
+            ("mode", "0620"),
+            ("gid", "5"),
+        ],
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )
     .map_err(|e| Fault::of("mount /dev/pts", e))?;
@@ -291,7 +421,9 @@ fn device_mounts(dev: &OwnedFd, shm: Option<OwnedFd>) -> Result<(), Fault> {
 
 fn make_node(dev: BorrowedFd<'_>, path: &Path, mode: u32, number: u64) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new(""));
-    let name = path.file_name().ok_or_else(|| io::Error::other("a device needs a name"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::other("a device needs a name"))?;
     let directory = inside::resolve_or_create(dev, parent, true)?;
     rustix::fs::mknodat(
         &directory,
@@ -307,10 +439,12 @@ fn make_node(dev: BorrowedFd<'_>, path: &Path, mode: u32, number: u64) -> io::Re
 fn explicit_device(dev: BorrowedFd<'_>, device: &DeviceSpec) -> Result<(), Fault> {
     let context = |e: io::Error| Fault::of(format!("make device {}", device.target.display()), e);
     let status = rustix::fs::stat(&device.source).map_err(|e| context(e.into()))?;
-    let below = device
-        .target
-        .strip_prefix("/dev")
-        .map_err(|_| Fault::start(format!("device {} is not below /dev", device.target.display())))?;
+    let below = device.target.strip_prefix("/dev").map_err(|_| {
+        Fault::start(format!(
+            "device {} is not below /dev",
+            device.target.display()
+        ))
+    })?;
     match make_node(dev, below, status.st_mode, status.st_rdev) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other.map_err(context),
@@ -320,12 +454,22 @@ fn explicit_device(dev: BorrowedFd<'_>, device: &DeviceSpec) -> Result<(), Fault
 /// Path below `/dev`, mode and number of every device node of this machine (for privileged containers).
 fn node_devices() -> Vec<(PathBuf, u32, u64)> {
     fn walk(directory: &Path, out: &mut Vec<(PathBuf, u32, u64)>, depth: u32) {
-        let Ok(entries) = std::fs::read_dir(directory) else { return };
+        let Ok(entries) = std::fs::read_dir(directory) else {
+            return;
+        };
         for entry in entries.flatten() {
             let path = entry.path();
-            let Ok(status) = rustix::fs::lstat(&path) else { continue };
+            let Ok(status) = rustix::fs::lstat(&path) else {
+                continue;
+            };
             match FileType::from_raw_mode(status.st_mode) {
-                FileType::Directory if depth < 4 && !matches!(path.to_str(), Some("/dev/pts" | "/dev/shm" | "/dev/mqueue")) => {
+                FileType::Directory
+                    if depth < 4
+                        && !matches!(
+                            path.to_str(),
+                            Some("/dev/pts" | "/dev/shm" | "/dev/mqueue")
+                        ) =>
+                {
                     walk(&path, out, depth + 1);
                 }
                 FileType::CharacterDevice | FileType::BlockDevice => {
@@ -361,27 +505,37 @@ fn mount_sys(
         [] => {}
         [(name, tree)] if name.is_empty() => attach(tree, &cgroup_target).map_err(context)?,
         several => {
-            let directory = filesystem("tmpfs", &[("mode", "755")], MountAttrFlags::MOUNT_ATTR_NOSUID | nodev_noexec())
-                .map_err(context)?;
+            let directory = filesystem(
+                "tmpfs",
+                &[("mode", "755")],
+                MountAttrFlags::MOUNT_ATTR_NOSUID | nodev_noexec(),
+            )
+            .map_err(context)?;
             for (name, _) in several {
-                rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755)).map_err(|e| context(e.into()))?;
+                rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755))
+                    .map_err(|e| context(e.into()))?;
                 if name.contains(',') {
                     for alias in name.split(',') {
-                        rustix::fs::symlinkat(name, &directory, alias).map_err(|e| context(e.into()))?;
+                        rustix::fs::symlinkat(name, &directory, alias)
+                            .map_err(|e| context(e.into()))?;
                     }
                 }
             }
             sys::mount_setattr(directory.as_fd(), false, ATTR_RDONLY, 0).map_err(context)?;
             attach(&directory, &cgroup_target).map_err(context)?;
             for (name, tree) in several {
-                attach(tree, &beneath(directory.as_fd(), name).map_err(context)?).map_err(context)?;
+                attach(tree, &beneath(directory.as_fd(), name).map_err(context)?)
+                    .map_err(context)?;
             }
         }
     }
     if spec.masked {
-        let built = Built { null: null.try_clone().map_err(context)? };
+        let built = Built {
+            null: null.try_clone().map_err(context)?,
+        };
         for path in MASKED_IN_SYS {
-            mask(sysfs.as_fd(), path, &built).map_err(|e| Fault::of(format!("mask /sys/{path}"), e))?;
+            mask(sysfs.as_fd(), path, &built)
+                .map_err(|e| Fault::of(format!("mask /sys/{path}"), e))?;
         }
     }
     Ok(())
@@ -394,7 +548,10 @@ fn beneath(base: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
         path,
         OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
         Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
+        ResolveFlags::BENEATH
+            | ResolveFlags::NO_SYMLINKS
+            | ResolveFlags::NO_MAGICLINKS
+            | ResolveFlags::NO_XDEV,
     )?)
 }
 
@@ -414,7 +571,9 @@ fn mask(base: BorrowedFd<'_>, path: &str, built: &Built) -> io::Result<()> {
         rustix::mount::open_tree(
             &built.null,
             "",
-            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH,
+            OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_EMPTY_PATH,
         )?
     };
     attach(&cover, &target)
@@ -429,7 +588,9 @@ fn readonly(base: BorrowedFd<'_>, path: &str) -> io::Result<()> {
     let copy = rustix::mount::open_tree(
         &target,
         "",
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH,
+        OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH,
     )?;
     sys::mount_setattr(copy.as_fd(), false, ATTR_RDONLY, 0)?;
     attach(&copy, &target)
@@ -451,7 +612,8 @@ fn attach_volume(root: BorrowedFd<'_>, mount: &MountSpec, source: OwnedFd) -> io
     if status.f_type as i64 == libc::PROC_SUPER_MAGIC as i64 {
         return Err(io::Error::other("a mount inside procfs is not allowed"));
     }
-    if rustix::fs::statat(&target, "", AtFlags::EMPTY_PATH)?.st_mode & libc::S_IFMT == libc::S_IFLNK {
+    if rustix::fs::statat(&target, "", AtFlags::EMPTY_PATH)?.st_mode & libc::S_IFMT == libc::S_IFLNK
+    {
         return Err(io::Error::other("the target is a symbolic link"));
     }
     attach(&source, &target)

@@ -1,6 +1,6 @@
 //! Containers: create, start, stop, remove, update.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,14 +8,15 @@ use tokio::sync::watch;
 
 use super::{ContainerEntry, Filter, NativeRuntime, blocking, io_error, new_id};
 use crate::image_roots::ImageRoot;
+use crate::native::child::root::overlay;
 use crate::native::cleaner::Job;
 use crate::native::connection::{CallError, lock};
 use crate::native::protocol::{Answer, ContainerSpec, Request, RootSpec};
 use crate::native::records::{Container, Sandbox};
 use crate::native::{cgroup, spec, zygote};
 use crate::service::{
-    ContainerConfig, ContainerState, ImageError, LinuxResources, NamespaceMode, RuntimeError, RuntimeEvent,
-    SandboxState,
+    ContainerConfig, ContainerState, ImageError, LinuxResources, NamespaceMode, RuntimeError,
+    RuntimeEvent, SandboxState,
 };
 
 /// How long a container may take to die after SIGKILL.
@@ -30,37 +31,98 @@ fn image_error(error: ImageError) -> RuntimeError {
 
 impl NativeRuntime {
     pub(in crate::native) fn sandbox(&self, id: &str) -> Result<Sandbox, RuntimeError> {
-        lock(&self.state).sandboxes.get(id).cloned().ok_or_else(|| Self::not_found("sandbox", id))
+        lock(&self.state)
+            .sandboxes
+            .get(id)
+            .cloned()
+            .ok_or_else(|| Self::not_found("sandbox", id))
     }
 
-    pub(super) async fn create(&self, sandbox_id: &str, config: ContainerConfig) -> Result<String, RuntimeError> {
+    pub(super) async fn create(
+        &self,
+        sandbox_id: &str,
+        config: ContainerConfig,
+    ) -> Result<String, RuntimeError> {
         let sandbox = self.sandbox(sandbox_id)?;
         if sandbox.state != SandboxState::Ready {
-            return Err(RuntimeError::InvalidArgument(format!("sandbox {sandbox_id} is not ready")));
+            return Err(RuntimeError::InvalidArgument(format!(
+                "sandbox {sandbox_id} is not ready"
+            )));
         }
         let id = new_id()?;
-        let me = self.arc()?;
-        let record = blocking(move || me.make_container(id, sandbox, config)).await?;
-        let id = record.id.clone();
-        let entry = ContainerEntry { record, ended: watch::Sender::new(false), starting: false };
+        let cgroup = spec::cgroup_of(&sandbox.config.cgroup_parent, &id)?;
+        let (_, allowed) = spec::device_access(&config)?;
+        let image_id = config.image_id.clone();
+        self.images.hold(&image_id, &id).map_err(image_error)?;
+        let undo = |error: RuntimeError| {
+            self.images.release(&image_id, &id);
+            error
+        };
+        let image = self
+            .images
+            .prepare(&image_id)
+            .map_err(|e| undo(image_error(e)))?;
+        let resources = config.resources.clone();
+        let (me, also_me) = (self.arc()?, self.arc()?);
+        let directory = self.layout.container_dir(&id);
+        let relative = cgroup.clone();
+        // Two threads: a millisecond or two each.
+        let limits = blocking(move || {
+            let mut warnings = Vec::new();
+            me.hierarchies
+                .create(&relative)
+                .map_err(|e| io_error("make the container's cgroup", &e))?;
+            me.hierarchies.apply(&relative, &resources, &mut warnings);
+            if let Some(allowed) = allowed {
+                me.hierarchies
+                    .restrict_devices(&relative, &allowed, &mut warnings);
+            }
+            Ok(warnings)
+        });
+        let files = blocking({
+            let cgroup = cgroup.clone();
+            let id = id.clone();
+            move || also_me.make_container(id, sandbox, config, cgroup, &image)
+        });
+        let (limits, files) = tokio::join!(limits, files);
+        let (warnings, (mut record, root)) = match (limits, files) {
+            (Ok(warnings), Ok(made)) => (warnings, made),
+            (Err(error), _) | (_, Err(error)) => {
+                self.clean(Job::Cgroup(cgroup));
+                self.clean(Job::Tree(directory));
+                return Err(undo(error));
+            }
+        };
+        if !warnings.is_empty() {
+            record.warnings.extend(warnings);
+            self.layout
+                .save_container(&record)
+                .map_err(|e| io_error("record the container", &e))?;
+        }
+        let entry = ContainerEntry {
+            record,
+            ended: watch::Sender::new(false),
+            starting: false,
+            root,
+        };
         lock(&self.state).containers.insert(id.clone(), entry);
         Ok(id)
     }
 
-    fn make_container(&self, id: String, sandbox: Sandbox, config: ContainerConfig) -> Result<Container, RuntimeError> {
-        let image = self.images.prepare(&config.image_id).map_err(image_error)?;
+    /// Checks the configuration, makes the container's files and mounts its root ahead where the kernel can.
+    fn make_container(
+        &self,
+        id: String,
+        sandbox: Sandbox,
+        config: ContainerConfig,
+        cgroup: String,
+        image: &ImageRoot,
+    ) -> Result<(Container, Option<OwnedFd>), RuntimeError> {
         let mut warnings = Vec::new();
         // What cannot be carried out is refused now.
         spec::process(&config, &image.config, self.permitted, &mut warnings)?;
         spec::mounts(&config)?;
-        let (_, allowed) = spec::device_access(&config)?;
         self.filter(&config)?;
-        let cgroup = spec::cgroup_of(&sandbox.config.cgroup_parent, &id)?;
-        self.hierarchies.create(&cgroup).map_err(|e| io_error("make the container's cgroup", &e))?;
-        self.hierarchies.apply(&cgroup, &config.resources, &mut warnings);
-        if let Some(allowed) = allowed {
-            self.hierarchies.restrict_devices(&cgroup, &allowed, &mut warnings);
-        }
         let log_path = if config.log_path.as_os_str().is_empty() {
             PathBuf::new()
         } else {
@@ -91,56 +153,105 @@ impl NativeRuntime {
             std::fs::create_dir(directory.join("work"))?;
             self.layout.save_container(&record)
         })();
-        let made = made.map_err(|e| io_error("make the container's directory", &e));
-        let held = made.and_then(|()| self.images.hold(&record.config.image_id, &record.id).map_err(image_error));
-        if let Err(error) = held {
-            self.clean(Job::Cgroup(record.cgroup.clone()));
-            self.clean(Job::Tree(directory));
-            return Err(error);
-        }
-        Ok(record)
+        made.map_err(|e| io_error("make the container's directory", &e))?;
+        let root = overlay(
+            &image.lowerdirs,
+            &directory.join("upper"),
+            &directory.join("work"),
+        )
+        .ok();
+        Ok((record, root))
     }
 
     /// The compiled seccomp filter, by the container's profile and capabilities.
     fn filter(&self, config: &ContainerConfig) -> Result<Filter, RuntimeError> {
-        self.filters.of(&config.security, self.permitted).map_err(RuntimeError::InvalidArgument)
+        self.filters
+            .of(&config.security, self.permitted)
+            .map_err(RuntimeError::InvalidArgument)
     }
 
     pub(super) async fn start(&self, id: &str) -> Result<(), RuntimeError> {
-        let record = {
+        let (record, root) = {
             let mut state = lock(&self.state);
-            let entry = state.containers.get_mut(id).ok_or_else(|| Self::not_found("container", id))?;
+            let entry = state
+                .containers
+                .get_mut(id)
+                .ok_or_else(|| Self::not_found("container", id))?;
             if entry.record.state != ContainerState::Created || entry.starting {
-                return Err(RuntimeError::InvalidArgument(format!("{} is not waiting to be started", spec::describe(&entry.record))));
+                return Err(RuntimeError::InvalidArgument(format!(
+                    "{} is not waiting to be started",
+                    spec::describe(&entry.record)
+                )));
             }
             entry.starting = true;
-            entry.record.clone()
+            (entry.record.clone(), entry.root.take())
         };
         // Goes on when the caller gives up: the zygote will start it all the same.
         let me = self.arc()?;
         let id = id.to_owned();
         let started = tokio::spawn(async move {
-            let result = me.start_recorded(&record).await;
+            let result = me.start_recorded(&record, root).await;
             me.note_start(&id, result)
         });
-        started.await.unwrap_or_else(|e| Err(RuntimeError::Internal(format!("a task of the runtime failed: {e}"))))
+        started.await.unwrap_or_else(|e| {
+            Err(RuntimeError::Internal(format!(
+                "a task of the runtime failed: {e}"
+            )))
+        })
     }
 
-    async fn start_recorded(&self, record: &Container) -> Result<(i64, u32, Vec<String>), CallError> {
+    async fn start_recorded(
+        &self,
+        record: &Container,
+        root: Option<OwnedFd>,
+    ) -> Result<(i64, u32, Vec<String>), CallError> {
         let internal = |message: String| {
-            CallError::Failed(crate::native::protocol::Failure { not_found: false, start: false, message })
+            CallError::Failed(crate::native::protocol::Failure {
+                not_found: false,
+                start: false,
+                message,
+            })
         };
-        let (wanted, filter) = self.container_spec(record).map_err(|e| internal(e.to_string()))?;
-        let fds: Vec<_> = filter.iter().map(|fd| fd.as_fd()).collect();
-        match self.zygote().call(Request::Start(Box::new(wanted)), &fds).await?.0 {
-            Answer::Started { pid, started_at_nanos, warnings } => Ok((started_at_nanos, pid, warnings)),
+        let (mut wanted, filter) = self
+            .container_spec(record)
+            .map_err(|e| internal(e.to_string()))?;
+        wanted.root.mounted = root.is_some();
+        if root.is_none() {
+            // A volatile overlay refuses a work directory that was in use before.
+            let renewed = std::fs::remove_dir_all(&wanted.root.workdir)
+                .and_then(|()| std::fs::create_dir(&wanted.root.workdir));
+            renewed.map_err(|e| internal(format!("renew the work directory: {e}")))?;
+        }
+        let fds: Vec<_> = filter
+            .iter()
+            .map(|fd| fd.as_fd())
+            .chain(root.iter().map(|fd| fd.as_fd()))
+            .collect();
+        match self
+            .zygote()
+            .call(Request::Start(Box::new(wanted)), &fds)
+            .await?
+            .0
+        {
+            Answer::Started {
+                pid,
+                started_at_nanos,
+                warnings,
+            } => Ok((started_at_nanos, pid, warnings)),
             _ => Err(internal("the zygote answered something else".to_owned())),
         }
     }
 
-    fn note_start(&self, id: &str, result: Result<(i64, u32, Vec<String>), CallError>) -> Result<(), RuntimeError> {
+    fn note_start(
+        &self,
+        id: &str,
+        result: Result<(i64, u32, Vec<String>), CallError>,
+    ) -> Result<(), RuntimeError> {
         let mut state = lock(&self.state);
-        let entry = state.containers.get_mut(id).ok_or_else(|| Self::not_found("container", id))?;
+        let entry = state
+            .containers
+            .get_mut(id)
+            .ok_or_else(|| Self::not_found("container", id))?;
         entry.starting = false;
         let sandbox_id = entry.record.sandbox_id.clone();
         let outcome = match result {
@@ -155,9 +266,14 @@ impl NativeRuntime {
                 Ok(())
             }
             Err(CallError::Failed(failure)) => {
-                entry.record.not_started(failure.message.clone(), zygote::now_nanos());
+                entry
+                    .record
+                    .not_started(failure.message.clone(), zygote::now_nanos());
                 entry.ended.send_replace(true);
-                Err(RuntimeError::StartFailed { id: id.to_owned(), message: failure.message })
+                Err(RuntimeError::StartFailed {
+                    id: id.to_owned(),
+                    message: failure.message,
+                })
             }
             Err(CallError::Lost(why)) => {
                 entry.record.not_started(why.clone(), zygote::now_nanos());
@@ -171,8 +287,14 @@ impl NativeRuntime {
         drop(state);
         let container_id = id.to_owned();
         self.announce(match outcome {
-            Ok(()) => RuntimeEvent::ContainerStarted { sandbox_id, container_id },
-            Err(_) => RuntimeEvent::ContainerStopped { sandbox_id, container_id },
+            Ok(()) => RuntimeEvent::ContainerStarted {
+                sandbox_id,
+                container_id,
+            },
+            Err(_) => RuntimeEvent::ContainerStopped {
+                sandbox_id,
+                container_id,
+            },
         });
         outcome
     }
@@ -180,12 +302,19 @@ impl NativeRuntime {
     fn container_spec(&self, record: &Container) -> Result<(ContainerSpec, Filter), RuntimeError> {
         let sandbox = self.sandbox(&record.sandbox_id)?;
         let config = &record.config;
-        let ImageRoot { lowerdirs, config: image } = self.images.prepare(&config.image_id).map_err(image_error)?;
+        let ImageRoot {
+            lowerdirs,
+            config: image,
+        } = self.images.prepare(&config.image_id).map_err(image_error)?;
         let mut process = spec::process(config, &image, self.permitted, &mut Vec::new())?;
         let filter = self.filter(config)?;
         process.seccomp = filter.is_some();
-        if !process.env.iter().any(|line| line.starts_with("HOSTNAME=")) && !sandbox.config.hostname.is_empty() {
-            process.env.push(format!("HOSTNAME={}", sandbox.config.hostname));
+        if !process.env.iter().any(|line| line.starts_with("HOSTNAME="))
+            && !sandbox.config.hostname.is_empty()
+        {
+            process
+                .env
+                .push(format!("HOSTNAME={}", sandbox.config.hostname));
         }
         let mut mounts = spec::mounts(config)?;
         if let Some(resolv) = self.resolv_conf(&sandbox, config)? {
@@ -205,12 +334,17 @@ impl NativeRuntime {
                 lowerdirs,
                 upperdir: directory.join("upper"),
                 workdir: directory.join("work"),
+                mounted: false,
                 mount_point: self.config.run_dir.join("root"),
                 readonly: config.security.readonly_rootfs,
                 mounts,
                 devices,
                 all_devices: config.security.privileged,
-                shm: if own_ipc { sandbox.shm.clone() } else { Some(PathBuf::from("/dev/shm")) },
+                shm: if own_ipc {
+                    sandbox.shm.clone()
+                } else {
+                    Some(PathBuf::from("/dev/shm"))
+                },
                 masked: !config.security.privileged && !config.security.unmasked_proc,
                 sys_writable: config.security.privileged,
             },
@@ -230,7 +364,9 @@ impl NativeRuntime {
     ) -> Result<Option<crate::native::protocol::MountSpec>, RuntimeError> {
         use std::fmt::Write;
         let target = PathBuf::from("/etc/resolv.conf");
-        let Some(dns) = &sandbox.config.dns else { return Ok(None) };
+        let Some(dns) = &sandbox.config.dns else {
+            return Ok(None);
+        };
         if config.mounts.iter().any(|m| m.container_path == target) {
             return Ok(None);
         }
@@ -260,7 +396,10 @@ impl NativeRuntime {
     pub(super) async fn stop(&self, id: &str, grace_period: Duration) -> Result<(), RuntimeError> {
         let (signal, mut ended) = {
             let state = lock(&self.state);
-            let entry = state.containers.get(id).ok_or_else(|| Self::not_found("container", id))?;
+            let entry = state
+                .containers
+                .get(id)
+                .ok_or_else(|| Self::not_found("container", id))?;
             if entry.record.state != ContainerState::Running && !entry.starting {
                 return Ok(());
             }
@@ -268,7 +407,10 @@ impl NativeRuntime {
         };
         if !grace_period.is_zero() {
             self.signal(id, signal).await?;
-            if tokio::time::timeout(grace_period, ended.wait_for(|ended| *ended)).await.is_ok() {
+            if tokio::time::timeout(grace_period, ended.wait_for(|ended| *ended))
+                .await
+                .is_ok()
+            {
                 return Ok(());
             }
         }
@@ -276,7 +418,17 @@ impl NativeRuntime {
     }
 
     async fn signal(&self, id: &str, signal: i32) -> Result<(), RuntimeError> {
-        match self.zygote().call(Request::Signal { id: id.to_owned(), signal }, &[]).await {
+        match self
+            .zygote()
+            .call(
+                Request::Signal {
+                    id: id.to_owned(),
+                    signal,
+                },
+                &[],
+            )
+            .await
+        {
             Err(CallError::Failed(failure)) if failure.not_found => Ok(()),
             other => other.map(drop).map_err(|e| e.into_runtime("container", id)),
         }
@@ -286,11 +438,17 @@ impl NativeRuntime {
     pub(super) async fn kill(&self, id: &str) -> Result<(), RuntimeError> {
         let (membership, mut ended) = {
             let state = lock(&self.state);
-            let entry = state.containers.get(id).ok_or_else(|| Self::not_found("container", id))?;
+            let entry = state
+                .containers
+                .get(id)
+                .ok_or_else(|| Self::not_found("container", id))?;
             if entry.record.state != ContainerState::Running && !entry.starting {
                 return Ok(());
             }
-            (self.hierarchies.membership(&entry.record.cgroup), entry.ended.subscribe())
+            (
+                self.hierarchies.membership(&entry.record.cgroup),
+                entry.ended.subscribe(),
+            )
         };
         self.signal(id, libc::SIGKILL).await?;
         blocking(move || {
@@ -300,7 +458,10 @@ impl NativeRuntime {
         .await?;
         match tokio::time::timeout(KILL_PATIENCE, ended.wait_for(|ended| *ended)).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(RuntimeError::Timeout { operation: format!("killing container {id}"), seconds: KILL_PATIENCE.as_secs() }),
+            Err(_) => Err(RuntimeError::Timeout {
+                operation: format!("killing container {id}"),
+                seconds: KILL_PATIENCE.as_secs(),
+            }),
         }
     }
 
@@ -309,7 +470,9 @@ impl NativeRuntime {
             Err(RuntimeError::NotFound { .. }) => return Ok(()),
             other => other?,
         }
-        let Some(entry) = lock(&self.state).containers.remove(id) else { return Ok(()) };
+        let Some(entry) = lock(&self.state).containers.remove(id) else {
+            return Ok(());
+        };
         let record = entry.record;
         self.zygote().post(Request::Forget { id: id.to_owned() });
         // Renamed first: a half-removed container must not be found as a record.
@@ -323,14 +486,24 @@ impl NativeRuntime {
         self.images.release(&record.config.image_id, id);
         self.clean(Job::Cgroup(record.cgroup));
         self.clean(Job::Tree(trash));
-        self.announce(RuntimeEvent::ContainerRemoved { sandbox_id: record.sandbox_id, container_id: id.to_owned() });
+        self.announce(RuntimeEvent::ContainerRemoved {
+            sandbox_id: record.sandbox_id,
+            container_id: id.to_owned(),
+        });
         Ok(())
     }
 
-    pub(super) async fn update(&self, id: &str, resources: LinuxResources) -> Result<(), RuntimeError> {
+    pub(super) async fn update(
+        &self,
+        id: &str,
+        resources: LinuxResources,
+    ) -> Result<(), RuntimeError> {
         let record = self.container(id)?;
         if record.state == ContainerState::Exited {
-            return Err(RuntimeError::InvalidArgument(format!("{} has ended", spec::describe(&record))));
+            return Err(RuntimeError::InvalidArgument(format!(
+                "{} has ended",
+                spec::describe(&record)
+            )));
         }
         let me = self.arc()?;
         let wanted = resources.clone();
@@ -358,7 +531,9 @@ impl NativeRuntime {
                 unified: resources.unified,
             };
             *config = merged;
-            self.layout.save_container(&entry.record).map_err(|e| io_error("record the container", &e))?;
+            self.layout
+                .save_container(&entry.record)
+                .map_err(|e| io_error("record the container", &e))?;
         }
         Ok(())
     }

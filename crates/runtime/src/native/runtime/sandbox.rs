@@ -11,15 +11,19 @@ use crate::native::protocol::{Answer, Request, SandboxSpec};
 use crate::native::records::Sandbox;
 use crate::native::{spec, zygote};
 use crate::service::{
-    ContainerState, NamespaceMode, PodSandbox, PodSandboxConfig, RuntimeError, RuntimeEvent, SandboxNetworkRequest,
-    SandboxState,
+    ContainerState, NamespaceMode, PodSandbox, PodSandboxConfig, RuntimeError, RuntimeEvent,
+    SandboxNetworkRequest, SandboxState,
 };
 
 impl NativeRuntime {
-    pub(super) async fn run_sandbox(&self, config: PodSandboxConfig) -> Result<PodSandbox, RuntimeError> {
+    pub(super) async fn run_sandbox(
+        &self,
+        config: PodSandboxConfig,
+    ) -> Result<PodSandbox, RuntimeError> {
         let id = new_id()?;
         // Also checks the path.
-        let pause_cgroup = spec::cgroup_of(&config.cgroup_parent, &format!("sandbox-{}", &id[..12]))?;
+        let pause_cgroup =
+            spec::cgroup_of(&config.cgroup_parent, &format!("sandbox-{}", &id[..12]))?;
         let own_net = config.network != NamespaceMode::Node;
         let own_ipc = config.ipc != NamespaceMode::Node;
         let shared_pid = config.pid == NamespaceMode::Pod;
@@ -30,7 +34,11 @@ impl NativeRuntime {
             own_ipc,
             shared_pid,
             sysctls: spec::sysctls(&config.sysctls, own_net, own_ipc)?,
-            cgroup: if shared_pid { self.hierarchies.membership(&pause_cgroup) } else { Default::default() },
+            cgroup: if shared_pid {
+                self.hierarchies.membership(&pause_cgroup)
+            } else {
+                Default::default()
+            },
         };
         let mut sandbox = Sandbox {
             id: id.clone(),
@@ -42,7 +50,9 @@ impl NativeRuntime {
             net_fd: None,
             config,
         };
-        let result = self.make_sandbox(&mut sandbox, wanted, shared_pid.then_some(pause_cgroup)).await;
+        let result = self
+            .make_sandbox(&mut sandbox, wanted, shared_pid.then_some(pause_cgroup))
+            .await;
         if let Err(error) = result {
             self.take_down(&sandbox).await;
             self.clean(Job::Tree(self.layout.sandbox_file(&id)));
@@ -60,8 +70,11 @@ impl NativeRuntime {
         pause_cgroup: Option<String>,
     ) -> Result<(), RuntimeError> {
         let me = self.arc()?;
-        let (shm, parent, resources) =
-            (sandbox.shm.clone(), sandbox.config.cgroup_parent.clone(), sandbox.config.resources.clone());
+        let (shm, parent, resources) = (
+            sandbox.shm.clone(),
+            sandbox.config.cgroup_parent.clone(),
+            sandbox.config.resources.clone(),
+        );
         let id = sandbox.id.clone();
         let zygote = self.zygote();
         let after_cgroups = pause_cgroup.is_some();
@@ -82,7 +95,10 @@ impl NativeRuntime {
             Ok(())
         });
         let zygote_side = async {
-            zygote.call(Request::CreateSandbox(wanted), &[]).await.map_err(|e| e.into_runtime("sandbox", &sandbox.id))
+            zygote
+                .call(Request::CreateSandbox(wanted), &[])
+                .await
+                .map_err(|e| e.into_runtime("sandbox", &sandbox.id))
         };
         let answer = if after_cgroups {
             host_side.await?;
@@ -93,12 +109,16 @@ impl NativeRuntime {
             answer?
         };
         let Answer::Sandbox(record) = answer.0 else {
-            return Err(RuntimeError::Internal("the zygote answered something else".to_owned()));
+            return Err(RuntimeError::Internal(
+                "the zygote answered something else".to_owned(),
+            ));
         };
         sandbox.net_fd = record.net_fd;
         // Written before the network is set up: a crash in between must give the address back.
         sandbox.networked = self.network.is_some() && record.net_fd.is_some();
-        self.layout.save_sandbox(sandbox).map_err(|e| io_error("record the sandbox", &e))?;
+        self.layout
+            .save_sandbox(sandbox)
+            .map_err(|e| io_error("record the sandbox", &e))?;
         if let (Some(network), Some(netns_path)) = (&self.network, self.netns_path(sandbox)) {
             sandbox.ips = network
                 .set_up(SandboxNetworkRequest {
@@ -109,22 +129,31 @@ impl NativeRuntime {
                     annotations: sandbox.config.annotations.clone(),
                 })
                 .await?;
-            self.layout.save_sandbox(sandbox).map_err(|e| io_error("record the sandbox", &e))?;
+            self.layout
+                .save_sandbox(sandbox)
+                .map_err(|e| io_error("record the sandbox", &e))?;
         }
         Ok(())
     }
 
     /// The network namespace as a path; `None` for the node's.
     pub(in crate::native) fn netns_path(&self, sandbox: &Sandbox) -> Option<PathBuf> {
-        sandbox.net_fd.map(|fd| PathBuf::from(format!("/proc/{}/fd/{fd}", self.zygote_pid())))
+        sandbox
+            .net_fd
+            .map(|fd| PathBuf::from(format!("/proc/{}/fd/{fd}", self.zygote_pid())))
     }
 
     pub(super) async fn stop_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
-        let Some(sandbox) = lock(&self.state).sandboxes.get(id).cloned() else { return Ok(()) };
+        let Some(sandbox) = lock(&self.state).sandboxes.get(id).cloned() else {
+            return Ok(());
+        };
         let running: Vec<String> = lock(&self.state)
             .containers
             .values()
-            .filter(|e| e.record.sandbox_id == id && (e.record.state == ContainerState::Running || e.starting))
+            .filter(|e| {
+                e.record.sandbox_id == id
+                    && (e.record.state == ContainerState::Running || e.starting)
+            })
             .map(|e| e.record.id.clone())
             .collect();
         for container in running {
@@ -138,7 +167,8 @@ impl NativeRuntime {
         {
             network.tear_down(id).await?;
         }
-        self.zygote().post(Request::RemoveSandbox { id: id.to_owned() });
+        self.zygote()
+            .post(Request::RemoveSandbox { id: id.to_owned() });
         if let Some(shm) = &sandbox.shm {
             self.clean(Job::Mount(shm.clone()));
         }
@@ -147,10 +177,14 @@ impl NativeRuntime {
             sandbox.state = SandboxState::NotReady;
             sandbox.networked = false;
             sandbox.net_fd = None;
-            self.layout.save_sandbox(sandbox).map_err(|e| io_error("record the sandbox", &e))?;
+            self.layout
+                .save_sandbox(sandbox)
+                .map_err(|e| io_error("record the sandbox", &e))?;
         }
         drop(state);
-        self.announce(RuntimeEvent::SandboxStopped { sandbox_id: id.to_owned() });
+        self.announce(RuntimeEvent::SandboxStopped {
+            sandbox_id: id.to_owned(),
+        });
         Ok(())
     }
 
@@ -166,8 +200,13 @@ impl NativeRuntime {
             self.remove(&container).await?;
         }
         let mut state = lock(&self.state);
-        let Some(sandbox) = state.sandboxes.remove(id) else { return Ok(()) };
-        let shared = state.sandboxes.values().any(|s| s.config.cgroup_parent == sandbox.config.cgroup_parent);
+        let Some(sandbox) = state.sandboxes.remove(id) else {
+            return Ok(());
+        };
+        let shared = state
+            .sandboxes
+            .values()
+            .any(|s| s.config.cgroup_parent == sandbox.config.cgroup_parent);
         drop(state);
         if sandbox.config.dns.is_some() {
             self.clean(Job::Tree(self.config.run_dir.join("resolv").join(id)));
@@ -192,7 +231,9 @@ impl NativeRuntime {
         {
             tracing::warn!(sandbox = %sandbox.id, %error, "cannot give the network back");
         }
-        self.zygote().post(Request::RemoveSandbox { id: sandbox.id.clone() });
+        self.zygote().post(Request::RemoveSandbox {
+            id: sandbox.id.clone(),
+        });
         if let Some(shm) = &sandbox.shm {
             self.clean(Job::Mount(shm.clone()));
         }
@@ -208,9 +249,16 @@ fn mount_shm(path: &Path) -> std::io::Result<()> {
         rustix::mount::fsconfig_set_string(&context, key, value)?;
     }
     rustix::mount::fsconfig_create(&context)?;
-    let attributes =
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    rustix::mount::move_mount(&mount, "", rustix::fs::CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    rustix::mount::move_mount(
+        &mount,
+        "",
+        rustix::fs::CWD,
+        path,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
     Ok(())
 }

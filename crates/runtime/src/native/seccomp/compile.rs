@@ -62,6 +62,16 @@ impl Arch {
             _ => return None,
         })
     }
+    pub fn libseccomp_name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "SCMP_ARCH_X86_64",
+            Self::X86 => "SCMP_ARCH_X86",
+            Self::X32 => "SCMP_ARCH_X32",
+            Self::Aarch64 => "SCMP_ARCH_AARCH64",
+            Self::Arm => "SCMP_ARCH_ARM",
+            Self::Ppc64le => "SCMP_ARCH_PPC64LE",
+        }
+    }
     /// Architectures that one kernel may run together.
     pub fn family(self) -> u8 {
         match self {
@@ -102,18 +112,47 @@ impl Arch {
 /// Calls that also go through `socketcall` or `ipc`, with their number there.
 fn multiplexed(name: &str) -> Option<(&'static str, u64)> {
     const SOCKET: [&str; 20] = [
-        "socket", "bind", "connect", "listen", "accept", "getsockname", "getpeername", "socketpair", "send", "recv",
-        "sendto", "recvfrom", "shutdown", "setsockopt", "getsockopt", "sendmsg", "recvmsg", "accept4", "recvmmsg",
+        "socket",
+        "bind",
+        "connect",
+        "listen",
+        "accept",
+        "getsockname",
+        "getpeername",
+        "socketpair",
+        "send",
+        "recv",
+        "sendto",
+        "recvfrom",
+        "shutdown",
+        "setsockopt",
+        "getsockopt",
+        "sendmsg",
+        "recvmsg",
+        "accept4",
+        "recvmmsg",
         "sendmmsg",
     ];
     const IPC: [(&str, u64); 12] = [
-        ("semop", 1), ("semget", 2), ("semctl", 3), ("semtimedop", 4), ("msgsnd", 11), ("msgrcv", 12), ("msgget", 13),
-        ("msgctl", 14), ("shmat", 21), ("shmdt", 22), ("shmget", 23), ("shmctl", 24),
+        ("semop", 1),
+        ("semget", 2),
+        ("semctl", 3),
+        ("semtimedop", 4),
+        ("msgsnd", 11),
+        ("msgrcv", 12),
+        ("msgget", 13),
+        ("msgctl", 14),
+        ("shmat", 21),
+        ("shmdt", 22),
+        ("shmget", 23),
+        ("shmctl", 24),
     ];
     if let Some(index) = SOCKET.iter().position(|n| *n == name) {
         return Some(("socketcall", index as u64 + 1));
     }
-    IPC.iter().find(|(n, _)| *n == name).map(|(_, number)| ("ipc", *number))
+    IPC.iter()
+        .find(|(n, _)| *n == name)
+        .map(|(_, number)| ("ipc", *number))
 }
 
 fn number(arch: Arch, name: &str) -> Option<u32> {
@@ -170,7 +209,12 @@ fn decisions(profile: &Profile, arch: Arch, enosys_beyond: bool) -> Decisions {
     // Per number: conditional rules in order, and what holds without condition.
     let mut calls: BTreeMap<u32, (Vec<(Vec<Condition>, u32)>, Option<u32>)> = BTreeMap::new();
     let mut highest = None;
-    for Rule { name, action, conditions } in &profile.rules {
+    for Rule {
+        name,
+        action,
+        conditions,
+    } in &profile.rules
+    {
         let direct = number(arch, name);
         if let Some(number) = direct.filter(|n| *n & !X32_BIT < PRIVATE_CALLS_FROM) {
             highest = highest.max(Some(number));
@@ -194,21 +238,36 @@ fn decisions(profile: &Profile, arch: Arch, enosys_beyond: bool) -> Decisions {
             && let Some(number) = number(arch, through)
         {
             // What the call's arguments are cannot be seen there, only which call it is.
-            add(number, vec![Condition { argument: 0, operator: Operator::Equal, value: index }]);
+            add(
+                number,
+                vec![Condition {
+                    argument: 0,
+                    operator: Operator::Equal,
+                    value: index,
+                }],
+            );
         }
     }
     let mut out: Decisions = vec![(0, Decision::Action(default))];
-    let mut push = |from: u32, decision: Decision| {
-        match out.last_mut() {
-            Some((start, last)) if *start == from => *last = decision,
-            Some((_, last)) if *last == decision => {}
-            _ => out.push((from, decision)),
-        }
+    let mut push = |from: u32, decision: Decision| match out.last_mut() {
+        Some((start, last)) if *start == from => *last = decision,
+        Some((_, last)) if *last == decision => {}
+        _ => out.push((from, decision)),
     };
     for (number, (chain, unconditional)) in calls {
         let last = unconditional.unwrap_or(default);
-        let chain: Vec<_> = chain.into_iter().filter(|(_, action)| *action != last).collect();
-        push(number, if chain.is_empty() { Decision::Action(last) } else { Decision::Chain(arch, chain, last) });
+        let chain: Vec<_> = chain
+            .into_iter()
+            .filter(|(_, action)| *action != last)
+            .collect();
+        push(
+            number,
+            if chain.is_empty() {
+                Decision::Action(last)
+            } else {
+                Decision::Chain(arch, chain, last)
+            },
+        );
         push(number + 1, Decision::Action(default));
     }
     if let Some(highest) = highest
@@ -216,11 +275,19 @@ fn decisions(profile: &Profile, arch: Arch, enosys_beyond: bool) -> Decisions {
         && default & 0xffff_0000 == ERRNO
     {
         let enosys = ERRNO | libc::ENOSYS as u32;
-        let private: Vec<_> = out.iter().filter(|(from, _)| *from > highest + 1).cloned().collect();
+        let private: Vec<_> = out
+            .iter()
+            .filter(|(from, _)| *from > highest + 1)
+            .cloned()
+            .collect();
         out.retain(|(from, _)| *from <= highest);
         out.push((highest + 1, Decision::Action(enosys)));
         for (from, decision) in private {
-            let decision = if decision == Decision::Action(default) { Decision::Action(enosys) } else { decision };
+            let decision = if decision == Decision::Action(default) {
+                Decision::Action(enosys)
+            } else {
+                decision
+            };
             out.push((from, decision));
         }
     }
@@ -243,7 +310,12 @@ struct Assembler {
 
 impl Assembler {
     fn push(&mut self, code: u16, jump_true: u8, jump_false: u8, k: u32) -> usize {
-        self.reversed.push(BpfInstruction { code, jump_true, jump_false, k });
+        self.reversed.push(BpfInstruction {
+            code,
+            jump_true,
+            jump_false,
+            k,
+        });
         self.reversed.len() - 1
     }
 
@@ -295,7 +367,12 @@ impl Assembler {
         let on_true = self.near(if_true);
         let on_false = self.near(if_false);
         let here = self.reversed.len();
-        Target::Instruction(self.push(code, (here - 1 - on_true) as u8, (here - 1 - on_false) as u8, k))
+        Target::Instruction(self.push(
+            code,
+            (here - 1 - on_true) as u8,
+            (here - 1 - on_false) as u8,
+            k,
+        ))
     }
 
     /// Binary search for the accumulator among the decisions.
@@ -329,7 +406,13 @@ impl Assembler {
         }
     }
 
-    fn compare(&mut self, arch: Arch, condition: &Condition, then: Target, otherwise: Target) -> Target {
+    fn compare(
+        &mut self,
+        arch: Arch,
+        condition: &Condition,
+        then: Target,
+        otherwise: Target,
+    ) -> Target {
         // All of our architectures are little-endian: the lower half comes first.
         let low_at = ARGUMENTS + 8 * u32::from(condition.argument);
         let (low, high) = (condition.value as u32, (condition.value >> 32) as u32);
@@ -359,7 +442,11 @@ impl Assembler {
             return lower;
         }
         let equal = self.branch(JUMP_EQUAL, high, lower, no);
-        let upper = if code == JUMP_EQUAL { equal } else { self.branch(JUMP_GREATER, high, yes, equal) };
+        let upper = if code == JUMP_EQUAL {
+            equal
+        } else {
+            self.branch(JUMP_GREATER, high, yes, equal)
+        };
         self.emit(LOAD, low_at + 4, upper)
     }
 

@@ -91,8 +91,10 @@ const BY_ARCH: &[(&str, &[&str])] = &[
 ];
 
 /// Address families of `socket` beyond those below 12: no AF_ALG, no AF_VSOCK, nothing unmaintained.
-const SOCKET_FAMILIES: [u64; 25] =
-    [13, 14, 15, 16, 17, 18, 21, 22, 24, 26, 27, 28, 29, 30, 31, 32, 33, 35, 36, 39, 41, 42, 43, 44, 45];
+const SOCKET_FAMILIES: [u64; 25] = [
+    13, 14, 15, 16, 17, 18, 21, 22, 24, 26, 27, 28, 29, 30, 31, 32, 33, 35, 36, 39, 41, 42, 43, 44,
+    45,
+];
 /// PER_LINUX, PER_LINUX32, UNAME26, both, and the query.
 const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// The CLONE_NEW* flags but CLONE_NEWTIME.
@@ -107,7 +109,11 @@ pub fn profile(held: u64, arch: &str) -> Profile {
     };
     let mut rules = Vec::new();
     let mut allow = |name: &str, conditions: Vec<Condition>| {
-        rules.push(Rule { name: name.to_owned(), action: ALLOW, conditions });
+        rules.push(Rule {
+            name: name.to_owned(),
+            action: ALLOW,
+            conditions,
+        });
     };
     for name in ALLOWED {
         allow(name, Vec::new());
@@ -120,7 +126,13 @@ pub fn profile(held: u64, arch: &str) -> Profile {
             names.iter().for_each(|name| allow(name, Vec::new()));
         }
     }
-    let first = |operator, value| vec![Condition { argument: 0, operator, value }];
+    let first = |operator, value| {
+        vec![Condition {
+            argument: 0,
+            operator,
+            value,
+        }]
+    };
     allow("socket", first(Operator::Less, 12));
     for family in SOCKET_FAMILIES {
         allow("socket", first(Operator::Equal, family));
@@ -131,7 +143,15 @@ pub fn profile(held: u64, arch: &str) -> Profile {
     if capabilities::bit("SYS_ADMIN").is_some_and(|bit| held & bit == 0) {
         allow("clone", first(Operator::Masked(CLONE_NAMESPACES), 0));
         // Its flags are behind a pointer; ENOSYS makes libraries fall back to clone.
-        rules.push(Rule { name: "clone3".to_owned(), action: ERRNO | libc::ENOSYS as u32, conditions: Vec::new() });
+        rules.push(Rule {
+            name: "clone3".to_owned(),
+            action: ERRNO | libc::ENOSYS as u32,
+            conditions: Vec::new(),
+        });
     }
-    Profile { default_action: ERRNO | libc::EPERM as u32, arches, rules }
+    Profile {
+        default_action: ERRNO | libc::EPERM as u32,
+        arches,
+        rules,
+    }
 }

@@ -3,7 +3,9 @@
 
 use std::io::{Read, Seek};
 
-use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
+use libseccomp::{
+    ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
+};
 
 use super::compile::{Arch, compile, compile_with};
 use super::default;
@@ -26,14 +28,24 @@ fn run(program: &[BpfInstruction], input: &Input) -> u32 {
         8 | 12 => 0,
         _ => {
             let arg = input.args[(offset as usize - 16) / 8];
-            if offset % 8 == 0 { arg as u32 } else { (arg >> 32) as u32 }
+            if offset % 8 == 0 {
+                arg as u32
+            } else {
+                (arg >> 32) as u32
+            }
         }
     };
     let (mut accumulator, mut at, mut index, mut memory) = (0u32, 0usize, 0u32, [0u32; 16]);
     loop {
-        let BpfInstruction { code, jump_true, jump_false, k } = program[at];
+        let BpfInstruction {
+            code,
+            jump_true,
+            jump_false,
+            k,
+        } = program[at];
         at += 1;
-        let mut branch = |taken: bool| at += usize::from(if taken { jump_true } else { jump_false });
+        let mut branch =
+            |taken: bool| at += usize::from(if taken { jump_true } else { jump_false });
         match code {
             0x20 => accumulator = load(k),
             0x54 => accumulator &= k,
@@ -81,8 +93,14 @@ fn reference(profile: &Profile) -> Vec<BpfInstruction> {
     if !profile.arches.contains(&Arch::X86_64) {
         context.remove_arch(ScmpArch::X8664).unwrap();
     }
-    for rule in profile.rules.iter().filter(|r| r.action != profile.default_action) {
-        let Ok(call) = ScmpSyscall::from_name(&rule.name) else { continue };
+    for rule in profile
+        .rules
+        .iter()
+        .filter(|r| r.action != profile.default_action)
+    {
+        let Ok(call) = ScmpSyscall::from_name(&rule.name) else {
+            continue;
+        };
         let conditions: Vec<_> = rule
             .conditions
             .iter()
@@ -99,7 +117,9 @@ fn reference(profile: &Profile) -> Vec<BpfInstruction> {
                 ScmpArgCompare::new(u32::from(c.argument), operator, c.value)
             })
             .collect();
-        context.add_rule_conditional(action(rule.action), call, &conditions).unwrap();
+        context
+            .add_rule_conditional(action(rule.action), call, &conditions)
+            .unwrap();
     }
     let mut file = tempfile::tempfile().unwrap();
     context.export_bpf(&file).unwrap();
@@ -118,13 +138,25 @@ fn reference(profile: &Profile) -> Vec<BpfInstruction> {
 }
 
 fn known_to_oracle(mut profile: Profile) -> Profile {
-    profile.rules.retain(|rule| ScmpSyscall::from_name(&rule.name).is_ok());
+    profile
+        .rules
+        .retain(|rule| ScmpSyscall::from_name(&rule.name).is_ok());
     profile
 }
 
 /// Every call number that means something, and the edges between.
 fn numbers() -> Vec<u32> {
-    let mut out: Vec<u32> = (0..520).chain([1000, 4095, u32::MAX, u32::MAX - 1, 0x3fff_ffff, 0x7fff_ffff, 0x8000_0000]).collect();
+    let mut out: Vec<u32> = (0..520)
+        .chain([
+            1000,
+            4095,
+            u32::MAX,
+            u32::MAX - 1,
+            0x3fff_ffff,
+            0x7fff_ffff,
+            0x8000_0000,
+        ])
+        .collect();
     out.extend((0..600).map(|n| n | 0x4000_0000));
     out.extend((0..8).map(|n| 0x000f_0000 + n));
     out
@@ -135,10 +167,23 @@ fn values(profile: &Profile) -> Vec<u64> {
     for condition in profile.rules.iter().flat_map(|r| &r.conditions) {
         let mut near = vec![condition.value];
         if let Operator::Masked(mask) = condition.operator {
-            near.extend([mask, mask << 1, mask >> 1, mask & mask.wrapping_neg(), !mask]);
+            near.extend([
+                mask,
+                mask << 1,
+                mask >> 1,
+                mask & mask.wrapping_neg(),
+                !mask,
+            ]);
         }
         for value in near {
-            out.extend([value, value.wrapping_add(1), value.wrapping_sub(1), value | 1 << 32, value | 1 << 40, value ^ 1 << 31]);
+            out.extend([
+                value,
+                value.wrapping_add(1),
+                value.wrapping_sub(1),
+                value | 1 << 32,
+                value | 1 << 40,
+                value ^ 1 << 31,
+            ]);
         }
     }
     out.extend(0..30);
@@ -152,7 +197,12 @@ fn differences(profile: &Profile) -> Vec<String> {
     let theirs = reference(profile);
     let values = values(profile);
     let conditional: Vec<u8> = {
-        let mut all: Vec<u8> = profile.rules.iter().flat_map(|r| &r.conditions).map(|c| c.argument).collect();
+        let mut all: Vec<u8> = profile
+            .rules
+            .iter()
+            .flat_map(|r| &r.conditions)
+            .map(|c| c.argument)
+            .collect();
         all.push(0);
         all.sort_unstable();
         all.dedup();
@@ -170,11 +220,23 @@ fn differences(profile: &Profile) -> Vec<String> {
         .collect();
     assert!(theirs.len() > 10, "the oracle has compiled something");
     let mut out = Vec::new();
-    for arch in [0xc000_003e, 0x4000_0003, 0xc000_00b7, 0x4000_0028, 0xc000_0015, 0, 0x8000_0016] {
+    for arch in [
+        0xc000_003e,
+        0x4000_0003,
+        0xc000_00b7,
+        0x4000_0028,
+        0xc000_0015,
+        0,
+        0x8000_0016,
+    ] {
         for number in numbers() {
             for argument in &conditional {
                 let few = [0, 1, u64::MAX];
-                let values = if looked_at.contains(&number) { &values[..] } else { &few };
+                let values = if looked_at.contains(&number) {
+                    &values[..]
+                } else {
+                    &few
+                };
                 for value in values {
                     let mut args = [7u64; 6];
                     args[usize::from(*argument)] = *value;
@@ -193,14 +255,24 @@ fn differences(profile: &Profile) -> Vec<String> {
 
 fn check(profile: Profile) {
     let found = differences(&known_to_oracle(profile));
-    assert!(found.is_empty(), "{} differences, such as\n{}", found.len(), found[..found.len().min(40)].join("\n"));
+    assert!(
+        found.is_empty(),
+        "{} differences, such as\n{}",
+        found.len(),
+        found[..found.len().min(40)].join("\n")
+    );
 }
 
 #[test]
 fn the_default_profile_equals_libseccomp() {
     let standard = capabilities::of(false, &[], &[]).unwrap();
     for arch in ["x86_64", "aarch64", "powerpc64"] {
-        for held in [0, standard, capabilities::ALL, standard | capabilities::bit("SYS_ADMIN").unwrap()] {
+        for held in [
+            0,
+            standard,
+            capabilities::ALL,
+            standard | capabilities::bit("SYS_ADMIN").unwrap(),
+        ] {
             check(default::profile(held, arch));
         }
     }
@@ -209,20 +281,35 @@ fn the_default_profile_equals_libseccomp() {
 #[test]
 fn docker_profiles_equal_libseccomp() {
     let check_text = |text: &str| check(Profile::parse(text.as_bytes(), 0).unwrap());
-    check_text(r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86","SCMP_ARCH_X32"],
-        "syscalls":[{"names":["mkdir","chmod","semop","socket"],"action":"SCMP_ACT_ERRNO","errnoRet":13}]}"#);
-    check_text(r#"{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86_64"],
+    check_text(
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86","SCMP_ARCH_X32"],
+        "syscalls":[{"names":["mkdir","chmod","semop","socket"],"action":"SCMP_ACT_ERRNO","errnoRet":13}]}"#,
+    );
+    check_text(
+        r#"{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86_64"],
         "syscalls":[{"names":["read","write"],"action":"SCMP_ACT_ALLOW"},
-        {"name":"ioctl","action":"SCMP_ACT_ALLOW","args":[{"index":1,"value":21522,"op":"SCMP_CMP_NE"},{"index":2,"value":4294967297,"op":"SCMP_CMP_GE"}]}]}"#);
+        {"name":"ioctl","action":"SCMP_ACT_ALLOW","args":[{"index":1,"value":21522,"op":"SCMP_CMP_NE"},{"index":2,"value":4294967297,"op":"SCMP_CMP_GE"}]}]}"#,
+    );
     for operator in ["EQ", "NE", "LT", "LE", "GT", "GE"] {
-        for value in [0u64, 5, 0xffff_ffff, 0x1_0000_0000, 0x1_0000_0005, u64::MAX - 1] {
+        for value in [
+            0u64,
+            5,
+            0xffff_ffff,
+            0x1_0000_0000,
+            0x1_0000_0005,
+            u64::MAX - 1,
+        ] {
             check_text(&format!(
                 r#"{{"defaultAction":"SCMP_ACT_KILL_PROCESS","archMap":[{{"architecture":"SCMP_ARCH_X86_64","subArchitectures":["SCMP_ARCH_X86","SCMP_ARCH_X32"]}}],
                 "syscalls":[{{"names":["prctl"],"action":"SCMP_ACT_LOG","args":[{{"index":3,"value":{value},"op":"SCMP_CMP_{operator}"}}]}}]}}"#
             ));
         }
     }
-    for (mask, value) in [(0xffu64, 3u64), (0xff_0000_0000, 0x3_0000_0000), (u64::MAX, 9)] {
+    for (mask, value) in [
+        (0xffu64, 3u64),
+        (0xff_0000_0000, 0x3_0000_0000),
+        (u64::MAX, 9),
+    ] {
         check_text(&format!(
             r#"{{"defaultAction":"SCMP_ACT_ERRNO","archMap":[{{"architecture":"SCMP_ARCH_X86_64","subArchitectures":["SCMP_ARCH_X86"]}}],
             "syscalls":[{{"names":["clone"],"action":"SCMP_ACT_ALLOW","args":[{{"index":0,"value":{mask},"valueTwo":{value},"op":"SCMP_CMP_MASKED_EQ"}}]}}]}}"#
@@ -233,7 +320,16 @@ fn docker_profiles_equal_libseccomp() {
 #[test]
 fn calls_beyond_the_profile_are_unknown() {
     let program = compile(&default::profile(0, "x86_64")).unwrap();
-    let decide = |arch, number| run(&program, &Input { arch, number, args: [0; 6] });
+    let decide = |arch, number| {
+        run(
+            &program,
+            &Input {
+                arch,
+                number,
+                args: [0; 6],
+            },
+        )
+    };
     for arch in [0xc000_003e, 0x4000_0003] {
         assert_eq!(decide(arch, 4000), 0x0005_0000 | 38);
         assert_eq!(decide(arch, u32::MAX), 0x0005_0000 | 38);
@@ -246,7 +342,17 @@ fn calls_beyond_the_profile_are_unknown() {
     assert_eq!(decide(0xc000_003e, 435), 0x0005_0000 | 38);
     let arm = compile(&default::profile(0, "aarch64")).unwrap();
     // arm's set_tls
-    assert_eq!(run(&arm, &Input { arch: 0x4000_0028, number: 0xf0005, args: [0; 6] }), ALLOW);
+    assert_eq!(
+        run(
+            &arm,
+            &Input {
+                arch: 0x4000_0028,
+                number: 0xf0005,
+                args: [0; 6]
+            }
+        ),
+        ALLOW
+    );
 }
 
 #[test]
@@ -260,10 +366,22 @@ fn the_table_is_sorted_and_small_programs_result() {
 fn bad_profiles_are_refused() {
     for (text, expect) in [
         ("{", "EOF"),
-        (r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#, "unsupported action"),
-        (r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_TSYNC"]}"#, "flags"),
-        (r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"name":"read","action":"SCMP_ACT_KILL","args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}]}"#, "argument 6"),
-        (r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"name":"read","action":"SCMP_ACT_KILL","args":[{"index":1,"value":0,"op":"X"}]}]}"#, "unknown operator"),
+        (
+            r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#,
+            "unsupported action",
+        ),
+        (
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_TSYNC"]}"#,
+            "flags",
+        ),
+        (
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"name":"read","action":"SCMP_ACT_KILL","args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}]}"#,
+            "argument 6",
+        ),
+        (
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"name":"read","action":"SCMP_ACT_KILL","args":[{"index":1,"value":0,"op":"X"}]}]}"#,
+            "unknown operator",
+        ),
     ] {
         let error = Profile::parse(text.as_bytes(), 0).unwrap_err();
         assert!(error.contains(expect), "{error}");

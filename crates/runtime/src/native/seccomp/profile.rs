@@ -117,7 +117,10 @@ struct Filter {
 
 impl Filter {
     fn has_capability(&self, held: u64) -> bool {
-        self.caps.iter().flatten().any(|name| capabilities::bit(name).is_some_and(|bit| held & bit != 0))
+        self.caps
+            .iter()
+            .flatten()
+            .any(|name| capabilities::bit(name).is_some_and(|bit| held & bit != 0))
     }
     fn lists_any_capability(&self) -> bool {
         self.caps.as_ref().is_some_and(|caps| !caps.is_empty())
@@ -151,7 +154,12 @@ impl Profile {
         }
         for map in file.arch_map.iter().flatten() {
             if Arch::by_libseccomp_name(&map.architecture) == Some(own) {
-                arches.extend(map.sub_architectures.iter().flatten().filter_map(|name| Arch::by_libseccomp_name(name)));
+                arches.extend(
+                    map.sub_architectures
+                        .iter()
+                        .flatten()
+                        .filter_map(|name| Arch::by_libseccomp_name(name)),
+                );
             }
         }
         let mut seen = Vec::new();
@@ -166,18 +174,84 @@ impl Profile {
                 continue;
             }
             let action = action(&rule.action, rule.errno_ret)?;
-            let conditions = rule.args.iter().flatten().map(condition).collect::<Result<Vec<_>, _>>()?;
-            let repeats = conditions.iter().enumerate().any(|(i, c)| conditions[..i].iter().any(|o| o.argument == c.argument));
-            for name in rule.name.into_iter().chain(rule.names.into_iter().flatten()) {
+            let conditions = rule
+                .args
+                .iter()
+                .flatten()
+                .map(condition)
+                .collect::<Result<Vec<_>, _>>()?;
+            let repeats = conditions
+                .iter()
+                .enumerate()
+                .any(|(i, c)| conditions[..i].iter().any(|o| o.argument == c.argument));
+            for name in rule
+                .name
+                .into_iter()
+                .chain(rule.names.into_iter().flatten())
+            {
                 if repeats {
                     // Two conditions on one argument mean either of them, as in runc.
-                    rules.extend(conditions.iter().map(|c| Rule { name: name.clone(), action, conditions: vec![*c] }));
+                    rules.extend(conditions.iter().map(|c| Rule {
+                        name: name.clone(),
+                        action,
+                        conditions: vec![*c],
+                    }));
                 } else {
-                    rules.push(Rule { name, action, conditions: conditions.clone() });
+                    rules.push(Rule {
+                        name,
+                        action,
+                        conditions: conditions.clone(),
+                    });
                 }
             }
         }
-        Ok(Self { default_action, arches, rules })
+        Ok(Self {
+            default_action,
+            arches,
+            rules,
+        })
+    }
+}
+
+impl Profile {
+    /// As `linux.seccomp` of an OCI configuration; actions as the default profile uses them.
+    pub fn to_oci(&self) -> String {
+        let action = |value: u32| {
+            if value == ALLOW {
+                "SCMP_ACT_ALLOW"
+            } else {
+                "SCMP_ACT_ERRNO"
+            }
+        };
+        let rules: Vec<_> = self
+            .rules
+            .iter()
+            .map(|rule| {
+                let conditions: Vec<_> = rule
+                    .conditions
+                    .iter()
+                    .map(|c| {
+                        let (operator, value, value_two) = match c.operator {
+                            Operator::Equal => ("EQ", c.value, 0),
+                            Operator::NotEqual => ("NE", c.value, 0),
+                            Operator::Less => ("LT", c.value, 0),
+                            Operator::LessOrEqual => ("LE", c.value, 0),
+                            Operator::Greater => ("GT", c.value, 0),
+                            Operator::GreaterOrEqual => ("GE", c.value, 0),
+                            Operator::Masked(mask) => ("MASKED_EQ", mask, c.value),
+                        };
+                        serde_json::json!({"index": c.argument, "value": value, "valueTwo": value_two, "op": format!("SCMP_CMP_{operator}")})
+                    })
+                    .collect();
+                let mut rendered = serde_json::json!({"names": [rule.name], "action": action(rule.action), "args": conditions});
+                if rule.action & 0xffff_0000 == ERRNO {
+                    rendered["errnoRet"] = (rule.action & 0xffff).into();
+                }
+                rendered
+            })
+            .collect();
+        let arches: Vec<_> = self.arches.iter().map(|a| a.libseccomp_name()).collect();
+        serde_json::json!({"defaultAction": action(self.default_action), "architectures": arches, "syscalls": rules}).to_string()
     }
 }
 
@@ -189,9 +263,16 @@ fn applies(rule: &FileRule, held: u64) -> bool {
         }
     }
     if let Some(includes) = &rule.includes {
-        let arch = includes.arches.as_ref().is_none_or(|list| list.is_empty() || includes.names_arch());
+        let arch = includes
+            .arches
+            .as_ref()
+            .is_none_or(|list| list.is_empty() || includes.names_arch());
         let capability = !includes.lists_any_capability()
-            || includes.caps.iter().flatten().all(|n| capabilities::bit(n).is_some_and(|bit| held & bit != 0));
+            || includes
+                .caps
+                .iter()
+                .flatten()
+                .all(|n| capabilities::bit(n).is_some_and(|bit| held & bit != 0));
         return arch && capability && includes.min_kernel.as_deref().is_none_or(kernel_at_least);
     }
     true
@@ -199,7 +280,10 @@ fn applies(rule: &FileRule, held: u64) -> bool {
 
 fn kernel_at_least(wanted: &str) -> bool {
     let numbers = |text: &str| -> Vec<u32> {
-        text.split(|c: char| !c.is_ascii_digit()).take(2).map(|part| part.parse().unwrap_or(0)).collect()
+        text.split(|c: char| !c.is_ascii_digit())
+            .take(2)
+            .map(|part| part.parse().unwrap_or(0))
+            .collect()
     };
     let running = rustix::system::uname();
     numbers(&running.release().to_string_lossy()) >= numbers(wanted)
@@ -233,6 +317,14 @@ fn condition(from: &FileCondition) -> Result<Condition, String> {
     if from.index > 5 {
         return Err(format!("a system call has no argument {}", from.index));
     }
-    let value = if matches!(operator, Operator::Masked(_)) { from.value_two } else { from.value };
-    Ok(Condition { argument: from.index, operator, value })
+    let value = if matches!(operator, Operator::Masked(_)) {
+        from.value_two
+    } else {
+        from.value
+    };
+    Ok(Condition {
+        argument: from.index,
+        operator,
+        value,
+    })
 }

@@ -31,14 +31,25 @@ impl Log {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)?;
         }
-        let mut log = Self { path, file: None, pending: [Vec::new(), Vec::new()], out: Vec::new() };
+        let mut log = Self {
+            path,
+            file: None,
+            pending: [Vec::new(), Vec::new()],
+            out: Vec::new(),
+        };
         log.reopen()?;
         Ok(log)
     }
 
     /// Opens the file by its path again, after a rotation.
     pub fn reopen(&mut self) -> io::Result<()> {
-        self.file = Some(OpenOptions::new().create(true).append(true).mode(0o640).open(&self.path)?);
+        self.file = Some(
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .mode(0o640)
+                .open(&self.path)?,
+        );
         Ok(())
     }
 
@@ -152,12 +163,15 @@ mod tests {
             let got: Vec<(String, usize)> = text
                 .lines()
                 .map(|line| {
-                    let rest = line.strip_prefix("1970-01-01T00:00:00.000000000Z stdout ").unwrap();
+                    let rest = line
+                        .strip_prefix("1970-01-01T00:00:00.000000000Z stdout ")
+                        .unwrap();
                     let (tag, text) = rest.split_once(' ').unwrap();
                     (tag.to_owned(), text.len())
                 })
                 .collect();
-            let expect: Vec<(String, usize)> = expect.iter().map(|(t, n)| ((*t).to_owned(), *n)).collect();
+            let expect: Vec<(String, usize)> =
+                expect.iter().map(|(t, n)| ((*t).to_owned(), *n)).collect();
             assert_eq!(got, expect);
         };
         check(&[b"one\ntwo\n"], &[("F", 3), ("F", 3)]);
@@ -165,7 +179,10 @@ mod tests {
         check(&[b"\n\n"], &[("F", 0), ("F", 0)]);
         check(&[&[b'x'; 20_000]], &[("P", 16_384), ("F", 3616)]);
         let long = vec![b'x'; 40_000];
-        check(&[&long, b"\n"], &[("P", 16_384), ("P", 16_384), ("F", 7232)]);
+        check(
+            &[&long, b"\n"],
+            &[("P", 16_384), ("P", 16_384), ("F", 7232)],
+        );
         check(&[], &[]);
     }
 

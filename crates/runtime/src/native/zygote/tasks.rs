@@ -19,8 +19,8 @@ use super::log::{Log, Stream};
 use super::{ReplyTo, Source, Zygote, now_nanos};
 use crate::native::child::{self, Fault, Namespaces, Reporter};
 use crate::native::protocol::{
-    Answer, CgroupMembership, ContainerRecord, ContainerSpec, Exit, Failure, FromZygote, PidNamespace, ProcessSpec,
-    Report, SandboxRecord, SandboxSpec,
+    Answer, CgroupMembership, ContainerRecord, ContainerSpec, Exit, Failure, FromZygote,
+    PidNamespace, ProcessSpec, Report, SandboxRecord, SandboxSpec,
 };
 use crate::native::sys::{self, Forked};
 use crate::native::{cgroup, wire};
@@ -73,16 +73,28 @@ struct ContainerState {
 
 impl Failure {
     fn not_found(kind: &str, id: &str) -> Self {
-        Self { not_found: true, start: false, message: format!("{kind} {id} is not known to the zygote") }
+        Self {
+            not_found: true,
+            start: false,
+            message: format!("{kind} {id} is not known to the zygote"),
+        }
     }
     fn io(what: &str, error: &io::Error) -> Self {
-        Self { not_found: false, start: false, message: format!("{what}: {error}") }
+        Self {
+            not_found: false,
+            start: false,
+            message: format!("{what}: {error}"),
+        }
     }
 }
 
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        Self { not_found: false, start: fault.start, message: fault.message }
+        Self {
+            not_found: false,
+            start: fault.start,
+            message: fault.message,
+        }
     }
 }
 
@@ -104,8 +116,12 @@ pub(super) fn wait(pidfd: &OwnedFd) -> Option<(i32, i32)> {
 }
 
 fn report_socket() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
     rustix::io::ioctl_fionbio(&ours, true)?;
     Ok((ours, theirs))
 }
@@ -113,9 +129,11 @@ fn report_socket() -> io::Result<(OwnedFd, OwnedFd)> {
 fn cgroup_target(membership: &CgroupMembership) -> io::Result<Option<OwnedFd>> {
     match &membership.unified {
         None => Ok(None),
-        Some(path) => {
-            Ok(Some(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
-        }
+        Some(path) => Ok(Some(rustix::fs::open(
+            path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?)),
     }
 }
 
@@ -130,7 +148,12 @@ impl Zygote {
         Answer::Hello {
             version: crate::native::protocol::VERSION,
             pid: rustix::process::getpid().as_raw_nonzero().get() as u32,
-            sandboxes: self.sandboxes.values().filter(|s| s.report.is_none()).map(|s| s.record.clone()).collect(),
+            sandboxes: self
+                .sandboxes
+                .values()
+                .filter(|s| s.report.is_none())
+                .map(|s| s.record.clone())
+                .collect(),
             containers: self
                 .tasks
                 .iter()
@@ -145,9 +168,17 @@ impl Zygote {
         }
     }
 
-    pub(super) fn create_sandbox(&mut self, reply_to: ReplyTo, spec: SandboxSpec) -> Result<(), Failure> {
+    pub(super) fn create_sandbox(
+        &mut self,
+        reply_to: ReplyTo,
+        spec: SandboxSpec,
+    ) -> Result<(), Failure> {
         if self.sandboxes.contains_key(&spec.id) {
-            return Err(Failure { not_found: false, start: false, message: format!("sandbox {} exists already", spec.id) });
+            return Err(Failure {
+                not_found: false,
+                start: false,
+                message: format!("sandbox {} exists already", spec.id),
+            });
         }
         let fail = |e: io::Error| Failure::io("create the sandbox", &e);
         let (ours, theirs) = report_socket().map_err(fail)?;
@@ -158,17 +189,27 @@ impl Zygote {
         if spec.own_ipc {
             flags |= libc::CLONE_NEWIPC;
         }
-        let cgroup = if spec.shared_pid { cgroup_target(&spec.cgroup).map_err(fail)? } else { None };
+        let cgroup = if spec.shared_pid {
+            cgroup_target(&spec.cgroup).map_err(fail)?
+        } else {
+            None
+        };
         match sys::fork_into(flags, cgroup.as_ref().map(|c| c.as_fd())).map_err(fail)? {
             Forked::Child => in_child(|| child::sandbox(&spec, &Reporter(theirs))),
             Forked::Parent { pidfd, .. } => {
                 drop(theirs);
                 self.reap_later(pidfd);
-                let token = self.watch(&ours, Source::SandboxReport(spec.id.clone())).map_err(fail)?;
+                let token = self
+                    .watch(&ours, Source::SandboxReport(spec.id.clone()))
+                    .map_err(fail)?;
                 self.sandboxes.insert(
                     spec.id.clone(),
                     Sandbox {
-                        record: SandboxRecord { id: spec.id, net_fd: None, pause_pid: None },
+                        record: SandboxRecord {
+                            id: spec.id,
+                            net_fd: None,
+                            pause_pid: None,
+                        },
                         net: None,
                         uts: None,
                         ipc: None,
@@ -185,8 +226,12 @@ impl Zygote {
     pub(super) fn read_sandbox_report(&mut self, id: &str) {
         let mut buffer = std::mem::take(&mut self.buffer);
         loop {
-            let Some(sandbox) = self.sandboxes.get_mut(id) else { break };
-            let Some((_, socket, _)) = &sandbox.report else { break };
+            let Some(sandbox) = self.sandboxes.get_mut(id) else {
+                break;
+            };
+            let Some((_, socket, _)) = &sandbox.report else {
+                break;
+            };
             match wire::receive::<Report>(socket, &mut buffer) {
                 Ok(Some((Report::Namespaces, fds))) => {
                     let mut fds = fds.into_iter();
@@ -203,7 +248,11 @@ impl Zygote {
                     sandbox.record.pause_pid = Some(pid);
                 }
                 Ok(Some((Report::Error { start, message }, _))) => {
-                    sandbox.failure = Some(Failure { not_found: false, start, message });
+                    sandbox.failure = Some(Failure {
+                        not_found: false,
+                        start,
+                        message,
+                    });
                 }
                 Ok(Some(_)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -217,8 +266,12 @@ impl Zygote {
     }
 
     fn sandbox_made(&mut self, id: &str) {
-        let Some(sandbox) = self.sandboxes.get_mut(id) else { return };
-        let Some((token, socket, reply_to)) = sandbox.report.take() else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(id) else {
+            return;
+        };
+        let Some((token, socket, reply_to)) = sandbox.report.take() else {
+            return;
+        };
         let result = match sandbox.failure.take() {
             Some(failure) => Err(failure),
             None => Ok(Answer::Sandbox(sandbox.record.clone())),
@@ -252,16 +305,26 @@ impl Zygote {
         &mut self,
         reply_to: ReplyTo,
         spec: ContainerSpec,
-        fds: Vec<OwnedFd>,
+        mut fds: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
         let fail = |e: io::Error| Failure::io("start the container", &e);
+        let overlay = if spec.root.mounted { fds.pop() } else { None };
         if self.tasks.contains_key(&spec.id) {
-            return Err(Failure { not_found: false, start: false, message: format!("container {} was started already", spec.id) });
+            return Err(Failure {
+                not_found: false,
+                start: false,
+                message: format!("container {} was started already", spec.id),
+            });
         }
-        let sandbox =
-            self.sandboxes.get(&spec.sandbox_id).ok_or_else(|| Failure::not_found("sandbox", &spec.sandbox_id))?;
+        let sandbox = self
+            .sandboxes
+            .get(&spec.sandbox_id)
+            .ok_or_else(|| Failure::not_found("sandbox", &spec.sandbox_id))?;
         let log = match &spec.log_path {
-            Some(path) => Some(Log::open(path.clone()).map_err(|e| Failure::io(&format!("open the log {}", path.display()), &e))?),
+            Some(path) => Some(
+                Log::open(path.clone())
+                    .map_err(|e| Failure::io(&format!("open the log {}", path.display()), &e))?,
+            ),
             None => None,
         };
         let (ours, theirs) = report_socket().map_err(fail)?;
@@ -275,7 +338,8 @@ impl Zygote {
                 stdin = Some(write);
                 read
             } else {
-                rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| fail(e.into()))?
+                rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(|e| fail(e.into()))?
             };
             let (out_read, out_write) = pipe()?;
             let (error_read, error_write) = pipe()?;
@@ -285,20 +349,38 @@ impl Zygote {
             stdio = Some([input, out_write, error_write]);
         }
         let cgroup = cgroup_target(&spec.cgroup).map_err(fail)?;
-        let flags = if spec.pid == PidNamespace::Own { libc::CLONE_NEWPID } else { 0 };
-        let (pid, pidfd) = match sys::fork_into(flags, cgroup.as_ref().map(|c| c.as_fd())).map_err(fail)? {
+        let flags = if spec.pid == PidNamespace::Own {
+            libc::CLONE_NEWPID
+        } else {
+            0
+        };
+        let (pid, pidfd) = match sys::fork_into(flags, cgroup.as_ref().map(|c| c.as_fd()))
+            .map_err(fail)?
+        {
             Forked::Child => {
                 let own = self.own;
                 in_child(|| {
                     let reporter = Reporter(theirs);
                     let filter = filter(&spec.process, &fds, &reporter);
                     let namespaces = Namespaces {
-                        net: sandbox.net.as_ref().filter(|_| spec.own_net).map(|f| f.as_fd()),
-                        uts: sandbox.uts.as_ref().filter(|_| spec.own_net).map(|f| f.as_fd()),
-                        ipc: sandbox.ipc.as_ref().filter(|_| spec.own_ipc).map(|f| f.as_fd()),
+                        net: sandbox
+                            .net
+                            .as_ref()
+                            .filter(|_| spec.own_net)
+                            .map(|f| f.as_fd()),
+                        uts: sandbox
+                            .uts
+                            .as_ref()
+                            .filter(|_| spec.own_net)
+                            .map(|f| f.as_fd()),
+                        ipc: sandbox
+                            .ipc
+                            .as_ref()
+                            .filter(|_| spec.own_ipc)
+                            .map(|f| f.as_fd()),
                         pause: sandbox.pause.as_ref().map(|f| f.as_fd()),
                     };
-                    child::container(&spec, &namespaces, stdio, &filter, own, reporter)
+                    child::container(&spec, &namespaces, (stdio, overlay), &filter, own, reporter)
                 })
             }
             Forked::Parent { pid, pidfd } => (pid as u32, pidfd),
@@ -308,7 +390,9 @@ impl Zygote {
         let mut watched = [None, None];
         for (index, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
             if let Some(fd) = outputs[index].take() {
-                let token = self.watch(&fd, Source::TaskOutput(id.clone(), stream)).map_err(fail)?;
+                let token = self
+                    .watch(&fd, Source::TaskOutput(id.clone(), stream))
+                    .map_err(fail)?;
                 watched[index] = Some((token, fd));
             }
         }
@@ -320,7 +404,8 @@ impl Zygote {
             log,
             attached: Vec::new(),
         }));
-        self.add_task(reply_to, id, (pid, pidfd), ours, spec.cgroup, kind).map_err(fail)
+        self.add_task(reply_to, id, (pid, pidfd), ours, spec.cgroup, kind)
+            .map_err(fail)
     }
 
     fn add_task(
@@ -374,7 +459,11 @@ impl Zygote {
             None
         } else {
             if fds.len() < 3 {
-                return Err(Failure { not_found: false, start: false, message: "exec without streams".to_owned() });
+                return Err(Failure {
+                    not_found: false,
+                    start: false,
+                    message: "exec without streams".to_owned(),
+                });
             }
             let mut streams = fds.split_off(fds.len() - 3).into_iter();
             match (streams.next(), streams.next(), streams.next()) {
@@ -391,12 +480,31 @@ impl Zygote {
                 let reporter = Reporter(theirs);
                 let filter = filter(process, &fds, &reporter);
                 let target = container.pidfd.as_fd();
-                child::exec(process, &membership, target, own_pid, stdio, &filter, own, reporter)
+                child::exec(
+                    process,
+                    &membership,
+                    target,
+                    own_pid,
+                    stdio,
+                    &filter,
+                    own,
+                    reporter,
+                )
             }),
             Forked::Parent { pid, pidfd } => {
                 drop((theirs, stdio));
-                let kind = Kind::Exec { client: reply_to.client };
-                self.add_task(reply_to, exec_id, (pid as u32, pidfd), ours, membership, kind).map_err(fail)
+                let kind = Kind::Exec {
+                    client: reply_to.client,
+                };
+                self.add_task(
+                    reply_to,
+                    exec_id,
+                    (pid as u32, pidfd),
+                    ours,
+                    membership,
+                    kind,
+                )
+                .map_err(fail)
             }
         }
     }
@@ -404,12 +512,20 @@ impl Zygote {
     pub(super) fn read_report(&mut self, id: &str) {
         let mut buffer = std::mem::take(&mut self.buffer);
         loop {
-            let Some(task) = self.tasks.get_mut(id) else { break };
-            let Some((_, socket, _)) = &task.report else { break };
+            let Some(task) = self.tasks.get_mut(id) else {
+                break;
+            };
+            let Some((_, socket, _)) = &task.report else {
+                break;
+            };
             match wire::receive::<Report>(socket, &mut buffer) {
                 Ok(Some((Report::Warning(text), _))) => task.warnings.push(text),
                 Ok(Some((Report::Error { start, message }, _))) => {
-                    task.failure = Some(Failure { not_found: false, start, message });
+                    task.failure = Some(Failure {
+                        not_found: false,
+                        start,
+                        message,
+                    });
                 }
                 Ok(Some((Report::Terminal, mut fds))) => task.terminal = fds.pop(),
                 Ok(Some((Report::Successor { pid }, mut fds))) => {
@@ -429,8 +545,12 @@ impl Zygote {
     }
 
     fn replace_process(&mut self, id: &str, pid: u32, pidfd: OwnedFd) {
-        let Ok(token) = self.watch(&pidfd, Source::TaskEnd(id.to_owned())) else { return };
-        let Some(task) = self.tasks.get_mut(id) else { return };
+        let Ok(token) = self.watch(&pidfd, Source::TaskEnd(id.to_owned())) else {
+            return;
+        };
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
         task.pid = pid;
         let old_token = std::mem::replace(&mut task.pidfd_token, token);
         let old = std::mem::replace(&mut task.pidfd, pidfd);
@@ -440,8 +560,12 @@ impl Zygote {
 
     /// Exec has happened, or the child has given up.
     fn reports_ended(&mut self, id: &str) {
-        let Some(task) = self.tasks.get_mut(id) else { return };
-        let Some((token, socket, reply_to)) = task.report.take() else { return };
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let Some((token, socket, reply_to)) = task.report.take() else {
+            return;
+        };
         let failure = task.failure.take();
         self.unwatch(token, &socket);
         if let Some(failure) = failure {
@@ -451,29 +575,50 @@ impl Zygote {
             self.reply(reply_to, Err(failure));
             return;
         }
-        let Some(task) = self.tasks.get_mut(id) else { return };
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
         task.started_at_nanos = now_nanos();
         let warnings = std::mem::take(&mut task.warnings);
         let (pid, started_at_nanos) = (task.pid, task.started_at_nanos);
         match &task.kind {
             Kind::Exec { .. } => {
                 let terminal = task.terminal.take();
-                self.reply_with(reply_to, Answer::ExecStarted { pid }, &terminal.iter().collect::<Vec<_>>());
+                self.reply_with(
+                    reply_to,
+                    Answer::ExecStarted { pid },
+                    &terminal.iter().collect::<Vec<_>>(),
+                );
             }
             Kind::Container(_) => {
                 self.watch_terminal(id);
-                self.reply(reply_to, Ok(Answer::Started { pid, started_at_nanos, warnings }));
+                self.reply(
+                    reply_to,
+                    Ok(Answer::Started {
+                        pid,
+                        started_at_nanos,
+                        warnings,
+                    }),
+                );
             }
         }
     }
 
     fn watch_terminal(&mut self, id: &str) {
-        let Some(copy) = self.tasks.get(id).and_then(|t| t.terminal.as_ref()).and_then(|t| t.try_clone().ok()) else {
+        let Some(copy) = self
+            .tasks
+            .get(id)
+            .and_then(|t| t.terminal.as_ref())
+            .and_then(|t| t.try_clone().ok())
+        else {
             return;
         };
         let _ = rustix::io::ioctl_fionbio(&copy, true);
         if let Ok(token) = self.watch(&copy, Source::TaskOutput(id.to_owned(), Stream::Stdout))
-            && let Some(Task { kind: Kind::Container(state), .. }) = self.tasks.get_mut(id)
+            && let Some(Task {
+                kind: Kind::Container(state),
+                ..
+            }) = self.tasks.get_mut(id)
         {
             state.outputs[0] = Some((token, copy));
         }
@@ -495,7 +640,10 @@ impl Zygote {
     fn copy_some(&mut self, id: &str, stream: Stream) -> Option<bool> {
         let mut copy = std::mem::take(&mut self.copy);
         let result = match self.tasks.get_mut(id) {
-            Some(Task { kind: Kind::Container(state), .. }) => state.copy(stream, &mut copy),
+            Some(Task {
+                kind: Kind::Container(state),
+                ..
+            }) => state.copy(stream, &mut copy),
             _ => Some(false),
         };
         self.copy = copy;
@@ -509,7 +657,10 @@ impl Zygote {
     }
 
     fn close_output(&mut self, id: &str, stream: Stream) {
-        if let Some(Task { kind: Kind::Container(state), .. }) = self.tasks.get_mut(id)
+        if let Some(Task {
+            kind: Kind::Container(state),
+            ..
+        }) = self.tasks.get_mut(id)
             && let Some((token, fd)) = state.outputs[stream as usize].take()
         {
             self.unwatch(token, &fd);
@@ -519,13 +670,24 @@ impl Zygote {
     pub(super) fn task_ended(&mut self, id: &str) {
         // What the child said before it ended comes first.
         self.read_report(id);
-        let Some(task) = self.tasks.get_mut(id) else { return };
-        let Some((code, signal)) = wait(&task.pidfd) else { return };
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let Some((code, signal)) = wait(&task.pidfd) else {
+            return;
+        };
         if task.report.is_some() {
             self.reports_ended(id);
         }
-        let Some(task) = self.tasks.get_mut(id) else { return };
-        let mut exit = Exit { code, signal, oom_killed: false, finished_at_nanos: now_nanos() };
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let mut exit = Exit {
+            code,
+            signal,
+            oom_killed: false,
+            finished_at_nanos: now_nanos(),
+        };
         let (token, is_exec) = (task.pidfd_token, matches!(task.kind, Kind::Exec { .. }));
         self.sources.remove(&token);
         if let Some(task) = self.tasks.get(id) {
@@ -533,7 +695,10 @@ impl Zygote {
         }
         if is_exec {
             self.tasks.remove(id);
-            self.broadcast(&FromZygote::ExecExited { id: id.to_owned(), exit });
+            self.broadcast(&FromZygote::ExecExited {
+                id: id.to_owned(),
+                exit,
+            });
             return;
         }
         if let Some(task) = self.tasks.get_mut(id) {
@@ -563,16 +728,24 @@ impl Zygote {
                 }
             }
         }
-        self.broadcast(&FromZygote::ContainerExited { id: id.to_owned(), exit });
+        self.broadcast(&FromZygote::ContainerExited {
+            id: id.to_owned(),
+            exit,
+        });
     }
 
     pub(super) fn signal(&mut self, id: &str, signal: i32) -> Result<Answer, Failure> {
-        let task = self.tasks.get(id).ok_or_else(|| Failure::not_found("container", id))?;
+        let task = self
+            .tasks
+            .get(id)
+            .ok_or_else(|| Failure::not_found("container", id))?;
         if task.exit.is_some() {
             return Ok(Answer::Done);
         }
         match sys::pidfd_signal(task.pidfd.as_fd(), signal) {
-            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(Failure::io("signal the container", &error)),
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                Err(Failure::io("signal the container", &error))
+            }
             _ => Ok(Answer::Done),
         }
     }
@@ -585,11 +758,17 @@ impl Zygote {
         (stdout, stderr): (bool, bool),
         fds: Vec<OwnedFd>,
     ) {
-        let Some(task) = self.tasks.get_mut(id).filter(|t| t.exit.is_none() && t.report.is_none()) else {
+        let Some(task) = self
+            .tasks
+            .get_mut(id)
+            .filter(|t| t.exit.is_none() && t.report.is_none())
+        else {
             self.reply(reply_to, Err(Failure::not_found("running container", id)));
             return;
         };
-        let Kind::Container(state) = &mut task.kind else { return };
+        let Kind::Container(state) = &mut task.kind else {
+            return;
+        };
         let mut fds = fds.into_iter();
         let mut take = |wanted: bool| if wanted { fds.next() } else { None };
         let client = [take(stdout), take(stderr)];
@@ -609,14 +788,24 @@ impl Zygote {
             (None, true) => state.stdin.as_ref().and_then(|fd| fd.try_clone().ok()),
             (None, false) => None,
         };
-        let answer = Answer::Attached { tty, has_input: input.is_some() };
+        let answer = Answer::Attached {
+            tty,
+            has_input: input.is_some(),
+        };
         self.reply_with(reply_to, answer, &input.iter().collect::<Vec<_>>());
     }
 
     pub(super) fn reopen_log(&mut self, id: &str) -> Result<Answer, Failure> {
         match self.tasks.get_mut(id) {
-            Some(Task { kind: Kind::Container(state), exit: None, .. }) => match &mut state.log {
-                Some(log) => log.reopen().map(|()| Answer::Done).map_err(|e| Failure::io("open the log again", &e)),
+            Some(Task {
+                kind: Kind::Container(state),
+                exit: None,
+                ..
+            }) => match &mut state.log {
+                Some(log) => log
+                    .reopen()
+                    .map(|()| Answer::Done)
+                    .map_err(|e| Failure::io("open the log again", &e)),
                 None => Ok(Answer::Done),
             },
             _ => Err(Failure::not_found("running container", id)),
@@ -679,7 +868,9 @@ impl ContainerState {
                     log.write(stream, bytes, now_nanos());
                 }
                 self.attached.retain_mut(|client| {
-                    let Some(fd) = &client[index] else { return client.iter().any(Option::is_some) };
+                    let Some(fd) = &client[index] else {
+                        return client.iter().any(Option::is_some);
+                    };
                     match rustix::io::write(fd, bytes) {
                         // A reader that does not keep up loses output; the log has it.
                         Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => true,
