@@ -274,10 +274,11 @@ impl Hierarchies {
             let directory = self.directory(self.unified.as_ref()?, relative);
             return Some(directory.join(file));
         }
-        match self.v1.iter().find(|h| h.controllers.contains(controller)) {
-            Some(hierarchy) => Some(self.directory(&hierarchy.mount, relative).join(file)),
-            None => None,
-        }
+        let hierarchy = self
+            .v1
+            .iter()
+            .find(|h| h.controllers.contains(controller))?;
+        Some(self.directory(&hierarchy.mount, relative).join(file))
     }
 
     /// Restricts devices to `allowed` (`c 1:3 rwm` lines, as v1 takes them).

@@ -233,6 +233,7 @@ pub fn container(
 }
 
 /// Runs a command in a running container, which `target` (its first process) stands for.
+#[expect(clippy::too_many_arguments, reason = "called once, in the zygote")]
 pub fn exec(
     spec: &ProcessSpec,
     cgroup: &CgroupMembership,
@@ -306,7 +307,7 @@ fn finish(
     rustix::process::umask(Mode::from_raw_mode(0o022));
     sys::signals_reset();
     if let Some(limit) = DESCRIPTOR_LIMIT.get() {
-        let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit.clone());
+        let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, *limit);
     }
     let fault = process::become_command(process, filter, own.binary);
     status.fail(fault)

@@ -65,11 +65,10 @@ fn run(hierarchies: &Hierarchies, receiver: &mpsc::Receiver<Job>) {
             true
         });
         match job {
+            Some(Job::Cgroup(relative)) if hierarchies.remove(&relative) => {}
             Some(Job::Cgroup(relative)) => {
-                if !hierarchies.remove(&relative) {
-                    cgroup::kill_all(&hierarchies.membership(&relative));
-                    waiting.push_back((relative, Instant::now()));
-                }
+                cgroup::kill_all(&hierarchies.membership(&relative));
+                waiting.push_back((relative, Instant::now()));
             }
             Some(Job::Tree(path)) => {
                 let removed = if path.is_dir() {

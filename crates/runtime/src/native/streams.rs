@@ -86,9 +86,8 @@ impl AsyncWrite for Terminal {
     ) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(context))?;
-            match guard.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), bytes)?)) {
-                Ok(result) => return Poll::Ready(result),
-                Err(_) => {}
+            if let Ok(result) = guard.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), bytes)?)) {
+                return Poll::Ready(result);
             }
         }
     }

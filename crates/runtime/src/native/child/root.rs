@@ -148,7 +148,7 @@ pub fn mount_proc(built: &Built, masked: bool) -> Result<(), Fault> {
     if rustix::fs::fstatfs(&proc)
         .map_err(|e| context(e.into()))?
         .f_type as i64
-        != libc::PROC_SUPER_MAGIC as i64
+        != libc::PROC_SUPER_MAGIC
     {
         return Err(Fault::runtime("what was mounted for /proc is not procfs"));
     }
@@ -609,7 +609,7 @@ fn attach_volume(root: BorrowedFd<'_>, mount: &MountSpec, source: OwnedFd) -> io
     let directory = inside::is_type(&source, FileType::Directory);
     let target = inside::resolve_or_create(root, &mount.target, directory)?;
     let status = rustix::fs::fstatfs(&target)?;
-    if status.f_type as i64 == libc::PROC_SUPER_MAGIC as i64 {
+    if status.f_type as i64 == libc::PROC_SUPER_MAGIC {
         return Err(io::Error::other("a mount inside procfs is not allowed"));
     }
     if rustix::fs::statat(&target, "", AtFlags::EMPTY_PATH)?.st_mode & libc::S_IFMT == libc::S_IFLNK

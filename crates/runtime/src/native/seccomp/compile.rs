@@ -194,6 +194,9 @@ pub fn compile_with(profile: &Profile, enosys_beyond: bool) -> Result<Vec<BpfIns
     out.finish()
 }
 
+/// Conditions that must hold together, and what is done then; the first that holds decides.
+type Chain = Vec<(Vec<Condition>, u32)>;
+
 /// What is decided from a number on, up to the next entry.
 type Decisions = Vec<(u32, Decision)>;
 
@@ -201,13 +204,13 @@ type Decisions = Vec<(u32, Decision)>;
 enum Decision {
     Action(u32),
     /// In order; then the action.
-    Chain(Arch, Vec<(Vec<Condition>, u32)>, u32),
+    Chain(Arch, Chain, u32),
 }
 
 fn decisions(profile: &Profile, arch: Arch, enosys_beyond: bool) -> Decisions {
     let default = profile.default_action;
     // Per number: conditional rules in order, and what holds without condition.
-    let mut calls: BTreeMap<u32, (Vec<(Vec<Condition>, u32)>, Option<u32>)> = BTreeMap::new();
+    let mut calls: BTreeMap<u32, (Chain, Option<u32>)> = BTreeMap::new();
     let mut highest = None;
     for Rule {
         name,

@@ -28,7 +28,7 @@ fn run(program: &[BpfInstruction], input: &Input) -> u32 {
         8 | 12 => 0,
         _ => {
             let arg = input.args[(offset as usize - 16) / 8];
-            if offset % 8 == 0 {
+            if offset.is_multiple_of(8) {
                 arg as u32
             } else {
                 (arg >> 32) as u32

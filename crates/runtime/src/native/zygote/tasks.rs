@@ -225,10 +225,7 @@ impl Zygote {
 
     pub(super) fn read_sandbox_report(&mut self, id: &str) {
         let mut buffer = std::mem::take(&mut self.buffer);
-        loop {
-            let Some(sandbox) = self.sandboxes.get_mut(id) else {
-                break;
-            };
+        while let Some(sandbox) = self.sandboxes.get_mut(id) {
             let Some((_, socket, _)) = &sandbox.report else {
                 break;
             };
@@ -511,10 +508,7 @@ impl Zygote {
 
     pub(super) fn read_report(&mut self, id: &str) {
         let mut buffer = std::mem::take(&mut self.buffer);
-        loop {
-            let Some(task) = self.tasks.get_mut(id) else {
-                break;
-            };
+        while let Some(task) = self.tasks.get_mut(id) {
             let Some((_, socket, _)) = &task.report else {
                 break;
             };
