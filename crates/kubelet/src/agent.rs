@@ -257,7 +257,8 @@ impl Agent {
     /// The pod of that name, if it is here.
     pub fn snapshot(&self, namespace: &str, name: &str) -> Option<Snapshot> {
         let workers = lock(&self.workers);
-        let found = workers
+        
+        workers
             .values()
             .map(|handle| lock(&handle.snapshot).clone())
             .find(|snapshot| {
@@ -266,8 +267,7 @@ impl Agent {
                     metadata.namespace.as_deref() == Some(namespace)
                         && metadata.name.as_deref() == Some(name)
                 })
-            });
-        found
+            })
     }
 
     /// Is there a worker for the pod?

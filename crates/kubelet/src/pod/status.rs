@@ -515,8 +515,8 @@ fn conditions(
         .into_iter()
         .flatten()
         .filter(|condition| {
-            !OWN.contains(&condition.type_.as_str())
-                && !(condition.type_ == "DisruptionTarget" && disruption.is_some())
+            let is_replaced = condition.type_ == "DisruptionTarget" && disruption.is_some();
+            !is_replaced && !OWN.contains(&condition.type_.as_str())
         })
         .cloned()
         .collect();

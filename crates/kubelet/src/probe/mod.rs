@@ -174,7 +174,8 @@ async fn attempt(context: &Context, target: &Target, probe: &Probe, limit: Durat
             Err(error) => Outcome::Error(error.to_string()),
         };
     }
-    let result = if let Some(get) = &probe.http_get {
+    
+    if let Some(get) = &probe.http_get {
         match http_target(get, container, &target.pod_ip) {
             Ok(url) => timeout(limit, http::get(&context.probes.tls, &url, http::AGENT_PROBE)).await.unwrap_or_else(|_| {
                 Outcome::Failure(format!("Get {:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)", url.display()))
@@ -206,8 +207,7 @@ async fn attempt(context: &Context, target: &Target, probe: &Probe, limit: Durat
         }
     } else {
         Outcome::Error("missing probe handler".to_owned())
-    };
-    result
+    }
 }
 
 async fn connect(host: &str, port: u16, limit: Duration) -> Outcome {
