@@ -27,12 +27,18 @@ pub struct ObjectKey {
 
 impl ObjectKey {
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     pub fn of<K: Resource>(object: &K) -> Self {
         let meta = object.meta();
-        Self::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+        Self::new(
+            meta.namespace.clone().unwrap_or_default(),
+            meta.name.clone().unwrap_or_default(),
+        )
     }
 }
 
@@ -67,7 +73,10 @@ pub struct Cache<K> {
 
 impl<K> Clone for Cache<K> {
     fn clone(&self) -> Self {
-        Self { objects: self.objects.clone(), synced: self.synced.clone() }
+        Self {
+            objects: self.objects.clone(),
+            synced: self.synced.clone(),
+        }
     }
 }
 
@@ -76,10 +85,17 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     /// Starts listing and watching; `on_change` runs in the informer's task and must not block.
-    pub fn start(api: Api<K>, config: watcher::Config, mut on_change: impl FnMut(Change<K>) + Send + 'static) -> Self {
+    pub fn start(
+        api: Api<K>,
+        config: watcher::Config,
+        mut on_change: impl FnMut(Change<K>) + Send + 'static,
+    ) -> Self {
         let (synced_tx, synced) = watch::channel(false);
         let objects: Arc<RwLock<HashMap<ObjectKey, Arc<K>>>> = Arc::default();
-        let cache = Cache { objects: objects.clone(), synced };
+        let cache = Cache {
+            objects: objects.clone(),
+            synced,
+        };
         let task = tokio::spawn(async move {
             let mut events = std::pin::pin!(watcher(api, config).default_backoff());
             let mut listed: Option<HashMap<ObjectKey, Arc<K>>> = None;
@@ -87,7 +103,9 @@ where
                 match event {
                     Ok(watcher::Event::Init) => listed = Some(HashMap::new()),
                     Ok(watcher::Event::InitApply(object)) => {
-                        listed.get_or_insert_default().insert(ObjectKey::of(&object), Arc::new(object));
+                        listed
+                            .get_or_insert_default()
+                            .insert(ObjectKey::of(&object), Arc::new(object));
                     }
                     Ok(watcher::Event::InitDone) => {
                         for change in replace(&objects, listed.take().unwrap_or_default()) {
@@ -99,12 +117,22 @@ where
                         let key = ObjectKey::of(&object);
                         let after = Arc::new(object);
                         let before = write(&objects).insert(key.clone(), after.clone());
-                        on_change(Change { key, before, after: Some(after) });
+                        on_change(Change {
+                            key,
+                            before,
+                            after: Some(after),
+                        });
                     }
                     Ok(watcher::Event::Delete(object)) => {
                         let key = ObjectKey::of(&object);
-                        let before = write(&objects).remove(&key).or_else(|| Some(Arc::new(object)));
-                        on_change(Change { key, before, after: None });
+                        let before = write(&objects)
+                            .remove(&key)
+                            .or_else(|| Some(Arc::new(object)));
+                        on_change(Change {
+                            key,
+                            before,
+                            after: None,
+                        });
                     }
                     Err(error) => {
                         tracing::debug!(kind = std::any::type_name::<K>(), %error, "watch restarts");
@@ -162,7 +190,9 @@ impl<K> Cache<K> {
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<ObjectKey, Arc<K>>> {
-        self.objects.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.objects
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -173,24 +203,37 @@ impl<K> Drop for Informer<K> {
 }
 
 fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    lock.write()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Puts a fresh list in place; answers the differences, deletions first.
-fn replace<K: Resource>(objects: &RwLock<HashMap<ObjectKey, Arc<K>>>, listed: HashMap<ObjectKey, Arc<K>>) -> Vec<Change<K>> {
+fn replace<K: Resource>(
+    objects: &RwLock<HashMap<ObjectKey, Arc<K>>>,
+    listed: HashMap<ObjectKey, Arc<K>>,
+) -> Vec<Change<K>> {
     let old = std::mem::replace(&mut *write(objects), listed.clone());
     let mut changes: Vec<Change<K>> = old
         .iter()
         .filter(|(key, _)| !listed.contains_key(key))
-        .map(|(key, before)| Change { key: key.clone(), before: Some(before.clone()), after: None })
+        .map(|(key, before)| Change {
+            key: key.clone(),
+            before: Some(before.clone()),
+            after: None,
+        })
         .collect();
     for (key, after) in listed {
         let before = old.get(&key).cloned();
-        let unchanged = before
-            .as_ref()
-            .is_some_and(|before| before.meta().resource_version == after.meta().resource_version && before.meta().uid == after.meta().uid);
+        let unchanged = before.as_ref().is_some_and(|before| {
+            before.meta().resource_version == after.meta().resource_version
+                && before.meta().uid == after.meta().uid
+        });
         if !unchanged {
-            changes.push(Change { key, before, after: Some(after) });
+            changes.push(Change {
+                key,
+                before,
+                after: Some(after),
+            });
         }
     }
     changes
@@ -211,14 +254,35 @@ mod tests {
 
     #[test]
     fn a_fresh_list_is_reported_as_differences() {
-        let objects = RwLock::new(HashMap::from([object("gone", "1"), object("same", "2"), object("changed", "3")]));
-        let listed = HashMap::from([object("same", "2"), object("changed", "4"), object("new", "5")]);
+        let objects = RwLock::new(HashMap::from([
+            object("gone", "1"),
+            object("same", "2"),
+            object("changed", "3"),
+        ]));
+        let listed = HashMap::from([
+            object("same", "2"),
+            object("changed", "4"),
+            object("new", "5"),
+        ]);
         let mut seen: Vec<_> = replace(&objects, listed)
             .into_iter()
-            .map(|change| (change.key.name, change.before.is_some(), change.after.is_some()))
+            .map(|change| {
+                (
+                    change.key.name,
+                    change.before.is_some(),
+                    change.after.is_some(),
+                )
+            })
             .collect();
         seen.sort();
-        assert_eq!(seen, [("changed".to_owned(), true, true), ("gone".to_owned(), true, false), ("new".to_owned(), false, true)]);
+        assert_eq!(
+            seen,
+            [
+                ("changed".to_owned(), true, true),
+                ("gone".to_owned(), true, false),
+                ("new".to_owned(), false, true)
+            ]
+        );
         assert_eq!(objects.read().unwrap().len(), 3);
     }
 }

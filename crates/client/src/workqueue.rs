@@ -27,14 +27,19 @@ pub struct Backoff {
 impl Default for Backoff {
     /// client-go's: 5 ms, doubled up to 1000 s.
     fn default() -> Self {
-        Self { base: Duration::from_millis(5), max: Duration::from_secs(1000) }
+        Self {
+            base: Duration::from_millis(5),
+            max: Duration::from_secs(1000),
+        }
     }
 }
 
 impl Backoff {
     /// The wait after `failure_count` earlier failures.
     pub fn delay(&self, failure_count: u32) -> Duration {
-        self.base.checked_mul(1u32.checked_shl(failure_count).unwrap_or(u32::MAX)).map_or(self.max, |delay| delay.min(self.max))
+        self.base
+            .checked_mul(1u32.checked_shl(failure_count).unwrap_or(u32::MAX))
+            .map_or(self.max, |delay| delay.min(self.max))
     }
 }
 
@@ -45,7 +50,9 @@ pub struct WorkQueue<K> {
 
 impl<K> Clone for WorkQueue<K> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
+        Self {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -153,7 +160,10 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
                     if more {
                         self.shared.changed.notify_one();
                     }
-                    return Some(Work { key, queue: self.shared.clone() });
+                    return Some(Work {
+                        key,
+                        queue: self.shared.clone(),
+                    });
                 }
                 due
             };
@@ -217,7 +227,9 @@ impl<K: Clone + Eq + Hash> Drop for Work<K> {
 
 impl<K> Shared<K> {
     fn lock(&self) -> MutexGuard<'_, State<K>> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -289,10 +301,18 @@ mod tests {
         queue.add(1);
         let work = queue.next().await.unwrap();
         queue.add(1);
-        assert!(tokio::time::timeout(Duration::from_secs(1), queue.next()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), queue.next())
+                .await
+                .is_err()
+        );
         drop(work);
         assert_eq!(*queue.next().await.unwrap().key(), 1);
-        assert!(tokio::time::timeout(Duration::from_secs(1), queue.next()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), queue.next())
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -304,12 +324,19 @@ mod tests {
         queue.add_after("x", Duration::from_secs(5));
         drop(queue.next().await.unwrap());
         assert_eq!(start.elapsed().as_secs(), 2);
-        assert!(tokio::time::timeout(Duration::from_secs(60), queue.next()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), queue.next())
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn back_off_grows_until_forgotten() {
-        let queue = WorkQueue::new(Backoff { base: Duration::from_secs(1), max: Duration::from_secs(3) });
+        let queue = WorkQueue::new(Backoff {
+            base: Duration::from_secs(1),
+            max: Duration::from_secs(3),
+        });
         for (failure_count, expect) in [(0, 1), (1, 2), (2, 3), (3, 3)] {
             assert_eq!(queue.failure_count(&"x"), failure_count);
             let start = Instant::now();
@@ -340,8 +367,18 @@ mod tests {
     #[test]
     fn delays_are_capped() {
         let backoff = Backoff::default();
-        for (failure_count, expect) in [(0, 5), (1, 10), (10, 5120), (40, 1_000_000), (u32::MAX, 1_000_000)] {
-            assert_eq!(backoff.delay(failure_count), Duration::from_millis(expect), "{failure_count}");
+        for (failure_count, expect) in [
+            (0, 5),
+            (1, 10),
+            (10, 5120),
+            (40, 1_000_000),
+            (u32::MAX, 1_000_000),
+        ] {
+            assert_eq!(
+                backoff.delay(failure_count),
+                Duration::from_millis(expect),
+                "{failure_count}"
+            );
         }
     }
 }

@@ -257,7 +257,7 @@ impl Agent {
     /// The pod of that name, if it is here.
     pub fn snapshot(&self, namespace: &str, name: &str) -> Option<Snapshot> {
         let workers = lock(&self.workers);
-        
+
         workers
             .values()
             .map(|handle| lock(&handle.snapshot).clone())

@@ -174,7 +174,7 @@ async fn attempt(context: &Context, target: &Target, probe: &Probe, limit: Durat
             Err(error) => Outcome::Error(error.to_string()),
         };
     }
-    
+
     if let Some(get) = &probe.http_get {
         match http_target(get, container, &target.pod_ip) {
             Ok(url) => timeout(limit, http::get(&context.probes.tls, &url, http::AGENT_PROBE)).await.unwrap_or_else(|_| {
