@@ -4,6 +4,7 @@
 //! - The callback sees every change exactly once, in order, with the version before and after;
 //!   when the watch is restarted, what changed meanwhile is reported as the difference.
 //! - The cache holds the `after` of a change when its callback runs.
+//! - `metadata.managedFields` is left out; an update without it leaves it as it is on the server.
 //!
 //! Deliberately absent: indexes and resync timers; loops keep their own indexes in the callback.
 
@@ -97,7 +98,9 @@ where
             synced,
         };
         let task = tokio::spawn(async move {
-            let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+            // Nobody who reads a cache needs to know who wrote which field, and it is half of an object.
+            let strip = |object: &mut K| object.meta_mut().managed_fields = None;
+            let mut events = std::pin::pin!(watcher(api, config).default_backoff().modify(strip));
             let mut listed: Option<HashMap<ObjectKey, Arc<K>>> = None;
             while let Some(event) = events.next().await {
                 match event {

@@ -1,5 +1,11 @@
-//! Service accounts: `default` in every namespace, and no token secret without its account.
+//! Service accounts: `default` in every namespace, a token in every token secret, and no token secret
+//! without its account.
+//!
+//! A secret's token is bound to the secret, so deleting the secret revokes it; unlike upstream's it has
+//! an end ([`TOKEN_SECONDS`]), as the server signs no tokens without one.
 
+use k8s_openapi::ByteString;
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -34,6 +40,59 @@ pub fn account_of(secret: &Secret) -> Option<&str> {
         .as_ref()?
         .get(ACCOUNT_NAME)
         .map(String::as_str)
+}
+
+/// How long the token of a secret is valid: ten years.
+pub const TOKEN_SECONDS: i64 = 315_360_000;
+
+/// The token to ask for, if the secret holds none yet.
+pub fn token_request(secret: &Secret) -> Option<TokenRequest> {
+    let filled = secret
+        .data
+        .as_ref()
+        .is_some_and(|data| data.contains_key("token"));
+    if filled || secret.metadata.deletion_timestamp.is_some() || account_of(secret).is_none() {
+        return None;
+    }
+    let reference = BoundObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Secret".into()),
+        name: secret.metadata.name.clone(),
+        uid: secret.metadata.uid.clone(),
+    };
+    Some(TokenRequest {
+        spec: Some(TokenRequestSpec {
+            audiences: None,
+            bound_object_ref: Some(reference),
+            expiration_seconds: Some(TOKEN_SECONDS),
+        }),
+        ..TokenRequest::default()
+    })
+}
+
+/// The secret with its token, the authority's certificate and its namespace, as pods expect them.
+pub fn filled(
+    secret: &Secret,
+    account: &ServiceAccount,
+    token: &str,
+    ca_pem: Option<&str>,
+) -> Secret {
+    let mut secret = secret.clone();
+    if let Some(uid) = &account.metadata.uid {
+        secret
+            .metadata
+            .annotations
+            .get_or_insert_default()
+            .insert(ACCOUNT_UID.into(), uid.clone());
+    }
+    let namespace = secret.metadata.namespace.clone().unwrap_or_default();
+    let data = secret.data.get_or_insert_default();
+    data.insert("token".into(), ByteString(token.into()));
+    data.insert("namespace".into(), ByteString(namespace.into()));
+    if let Some(pem) = ca_pem {
+        data.insert("ca.crt".into(), ByteString(pem.into()));
+    }
+    secret
 }
 
 /// Must the secret go? It must if its account, as the server has it now, is gone or is another one of the same name.
@@ -87,5 +146,20 @@ mod tests {
             Some(&account)
         ));
         assert!(!is_stray(&secret("Opaque", None), None));
+        let request = token_request(&secret(TOKEN_SECRET_TYPE, None)).unwrap();
+        assert_eq!(
+            request
+                .spec
+                .unwrap()
+                .bound_object_ref
+                .unwrap()
+                .kind
+                .as_deref(),
+            Some("Secret")
+        );
+        let full = filled(&secret(TOKEN_SECRET_TYPE, None), &account, "t", Some("PEM"));
+        assert_eq!(full.data.as_ref().unwrap()["ca.crt"].0, b"PEM");
+        assert_eq!(token_request(&full), None);
+        assert_eq!(token_request(&secret("Opaque", None)), None);
     }
 }

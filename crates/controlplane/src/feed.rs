@@ -144,33 +144,60 @@ pub struct Watches {
     pub caches: Caches,
 }
 
+/// Read access to the cache of a kind; of one that nobody listens to, it shows nothing.
+pub struct View<K>(Option<Cache<K>>);
+
+impl<K> Clone for View<K> {
+    fn clone(&self) -> Self {
+        View(self.0.clone())
+    }
+}
+
+impl<K> View<K> {
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        self.0.as_ref()?.get(key)
+    }
+
+    /// Waits until the first list has arrived.
+    pub async fn synced(&self) {
+        if let Some(cache) = &self.0 {
+            cache.synced().await;
+        }
+    }
+}
+
 /// Read access to what is watched.
 #[derive(Clone)]
 pub struct Caches {
-    pub pods: Cache<Pod>,
-    pub nodes: Cache<Node>,
-    pub namespaces: Cache<Namespace>,
-    pub deployments: Cache<Deployment>,
-    pub replica_sets: Cache<ReplicaSet>,
-    pub services: Cache<Service>,
-    pub endpoints: Cache<Endpoints>,
-    pub endpoint_slices: Cache<EndpointSlice>,
-    pub service_accounts: Cache<ServiceAccount>,
-    pub root_ca_maps: Cache<ConfigMap>,
-    pub token_secrets: Cache<Secret>,
-    pub node_leases: Cache<Lease>,
+    pub pods: View<Pod>,
+    pub nodes: View<Node>,
+    pub namespaces: View<Namespace>,
+    pub deployments: View<Deployment>,
+    pub replica_sets: View<ReplicaSet>,
+    pub services: View<Service>,
+    pub endpoints: View<Endpoints>,
+    pub endpoint_slices: View<EndpointSlice>,
+    pub service_accounts: View<ServiceAccount>,
+    pub root_ca_maps: View<ConfigMap>,
+    pub token_secrets: View<Secret>,
+    pub node_leases: View<Lease>,
 }
 
 impl Feeds {
     pub fn start(self, client: &Client) -> Watches {
         let mut held: Vec<Box<dyn std::any::Any + Send + Sync>> = Vec::new();
         macro_rules! open {
-            ($feed:expr, $api:expr, $config:expr) => {{
-                let informer = $feed.start($api, $config);
-                let cache = informer.cache();
-                held.push(Box::new(informer));
-                cache
-            }};
+            ($feed:expr, $api:expr, $config:expr) => {
+                // A kind that nobody listens to costs nothing.
+                if $feed.listeners.is_empty() {
+                    View(None)
+                } else {
+                    let informer = $feed.start($api, $config);
+                    let cache = informer.cache();
+                    held.push(Box::new(informer));
+                    View(Some(cache))
+                }
+            };
         }
         let all = || watcher::Config::default().any_semantic();
         let named = |name: &str| all().fields(&format!("metadata.name={name}"));

@@ -33,7 +33,7 @@ pub fn register(feeds: &mut Feeds, context: &Arc<Context>, options: &Options) ->
     let mut pending = vec![
         deployment::register(feeds, context.clone()),
         replicaset::register(feeds, context.clone()),
-        service_account::register(feeds, context.clone()),
+        service_account::register(feeds, context.clone(), options.root_ca_pem.clone()),
         namespace::register(feeds, context.clone()),
         garbage::register(context.clone()),
         pod_gc::register(feeds, context.clone()),

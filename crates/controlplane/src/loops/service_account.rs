@@ -6,6 +6,7 @@ use client::informer::ObjectKey;
 use client::workqueue::{Backoff, WorkQueue};
 use controllers::service_account;
 use futures::FutureExt;
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
@@ -21,7 +22,8 @@ enum Key {
     TokenSecret(ObjectKey),
 }
 
-pub fn register(feeds: &mut Feeds, context: Arc<Context>) -> Pending {
+pub fn register(feeds: &mut Feeds, context: Arc<Context>, ca_pem: Option<String>) -> Pending {
+    let ca_pem: Option<Arc<str>> = ca_pem.map(Into::into);
     let queue: WorkQueue<Key> = WorkQueue::new(Backoff::default());
     let secrets = feeds.token_secrets.index(|secret| {
         let account = service_account::account_of(secret)?;
@@ -59,7 +61,7 @@ pub fn register(feeds: &mut Feeds, context: Arc<Context>) -> Pending {
     });
     Box::new(move |caches| {
         let reconcile = move |key| {
-            let (context, caches) = (context.clone(), caches.clone());
+            let (context, caches, ca_pem) = (context.clone(), caches.clone(), ca_pem.clone());
             async move {
                 match key {
                     Key::Namespace(name) => {
@@ -77,7 +79,7 @@ pub fn register(feeds: &mut Feeds, context: Arc<Context>) -> Pending {
                     }
                     Key::TokenSecret(key) => {
                         if let Some(secret) = caches.token_secrets.get(&key) {
-                            clean_up(&context, &key, &secret).await?;
+                            settle_secret(&context, &key, &secret, ca_pem.as_deref()).await?;
                         }
                     }
                 }
@@ -107,29 +109,50 @@ async fn create(
     }
 }
 
-/// Deletes a token secret whose account is gone; asks the server and not the cache whether it is.
-async fn clean_up(context: &Context, key: &ObjectKey, secret: &Secret) -> Result<(), kube::Error> {
+/// Fills a token secret, or deletes it if its account is gone; asks the server and not the cache whether it is.
+async fn settle_secret(
+    context: &Context,
+    key: &ObjectKey,
+    secret: &Secret,
+    ca_pem: Option<&str>,
+) -> Result<(), kube::Error> {
     let Some(name) = service_account::account_of(secret) else {
         return Ok(());
     };
-    let account = Api::<ServiceAccount>::namespaced(context.client.clone(), &key.namespace)
-        .get_opt(name)
-        .await?;
-    if !service_account::is_stray(secret, account.as_ref()) {
-        return Ok(());
-    }
-    let preconditions = Preconditions {
-        uid: secret.metadata.uid.clone(),
-        resource_version: secret.metadata.resource_version.clone(),
+    let accounts: Api<ServiceAccount> = Api::namespaced(context.client.clone(), &key.namespace);
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &key.namespace);
+    let account = accounts.get_opt(name).await?;
+    let result = match &account {
+        Some(account) if !service_account::is_stray(secret, Some(account)) => {
+            let Some(request) = service_account::token_request(secret) else {
+                return Ok(());
+            };
+            let answer: TokenRequest = accounts
+                .create_subresource("token", name, &PostParams::default(), &request)
+                .await?;
+            let token = answer
+                .status
+                .and_then(|status| status.token)
+                .unwrap_or_default();
+            let filled = service_account::filled(secret, account, &token, ca_pem);
+            secrets
+                .replace(&key.name, &PostParams::default(), &filled)
+                .await
+                .map(|_| ())
+        }
+        _ => {
+            let preconditions = Preconditions {
+                uid: secret.metadata.uid.clone(),
+                resource_version: secret.metadata.resource_version.clone(),
+            };
+            let parameters = DeleteParams {
+                preconditions: Some(preconditions),
+                ..DeleteParams::default()
+            };
+            secrets.delete(&key.name, &parameters).await.map(|_| ())
+        }
     };
-    let parameters = DeleteParams {
-        preconditions: Some(preconditions),
-        ..DeleteParams::default()
-    };
-    match Api::<Secret>::namespaced(context.client.clone(), &key.namespace)
-        .delete(&key.name, &parameters)
-        .await
-    {
+    match result {
         Err(error) if !error::is_not_found(&error) && !error::is_conflict(&error) => Err(error),
         _ => Ok(()),
     }

@@ -250,7 +250,9 @@ impl Cycle {
                 self.binder
                     .recorder
                     .record(&*pod, Event::warning("FailedScheduling", message));
-                self.queue.retry(pending, pod);
+                if pod.metadata.deletion_timestamp.is_none() {
+                    self.queue.retry(pending, pod);
+                }
             }
         }
     }
