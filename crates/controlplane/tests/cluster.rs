@@ -11,7 +11,7 @@ use controlplane::{Handle, Options};
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -266,6 +266,23 @@ async fn a_deployment_from_create_to_delete() {
                 .iter()
                 .all(|message| message.ends_with("to n1"))
             && cluster.messages("Scheduled").await.len() == 3
+    })
+    .await;
+
+    let secret = json!({"metadata": {"name": "token", "annotations": {"kubernetes.io/service-account.name": "default"}},
+        "type": "kubernetes.io/service-account-token"});
+    cluster.create::<Secret>(secret).await;
+    eventually("a token in the secret", async || {
+        let data = cluster
+            .api::<Secret>()
+            .get("token")
+            .await
+            .unwrap()
+            .data
+            .unwrap_or_default();
+        ["token", "namespace", "ca.crt"]
+            .iter()
+            .all(|key| data.contains_key(*key))
     })
     .await;
 

@@ -17,8 +17,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::api::{
     DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy,
 };
-use kube::core::ApiResource;
-use kube::runtime::{WatchStreamExt, metadata_watcher, watcher};
+use kube::core::{ApiResource, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -186,9 +186,11 @@ impl Loop {
     }
 
     async fn watch(self, resource: Resource) {
-        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource.api);
+        // Of this type the client asks for metadata only.
+        let api: Api<PartialObjectMeta<DynamicObject>> =
+            Api::all_with(self.client.clone(), &resource.api);
         let config = watcher::Config::default().any_semantic();
-        let mut events = std::pin::pin!(metadata_watcher(api, config).default_backoff());
+        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
         // UIDs seen in the list under way, and those that belong to this kind.
         let mut listing: HashSet<Arc<str>> = HashSet::new();
         let mut known: HashSet<Arc<str>> = HashSet::new();
