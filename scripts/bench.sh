@@ -23,7 +23,7 @@ example() { # crate, example: the path of its release binary
 
 case "$1" in
   store) in_namespace "$(example store bench_store)" "${json[@]}" ;;
-  runtime) in_namespace "$(example runtime bench_runtime)" "${json[@]}" ;;
+  runtime) in_namespace "$(example runtime container_start)" "${json[@]}" ;;
   api) in_namespace "$(example apiserver bench_creates)" "${json[@]}" ;;
   cluster)
     cargo build --release --locked --quiet -p llmagentos
