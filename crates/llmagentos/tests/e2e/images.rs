@@ -16,10 +16,9 @@ pub const BUSYBOX: &str = "localhost/busybox:1";
 pub const BUSYBOX_2: &str = "localhost/busybox:2";
 
 const APPLETS: &[&str] = &[
-    "sh", "cat", "echo", "ls", "sleep", "true", "false", "wget", "httpd", "nc", "env", "id",
-    "touch", "mkdir", "tar", "stty", "tty", "hostname", "test", "kill", "ps", "head", "tail",
-    "grep", "seq", "date", "mount", "df", "rm", "cp", "printf", "trap", "wc", "ip", "nslookup",
-    "dd", "yes",
+    "sh", "cat", "echo", "ls", "sleep", "true", "false", "httpd", "nc", "env", "id", "touch",
+    "mkdir", "tar", "stty", "tty", "hostname", "test", "kill", "ps", "head", "tail", "grep", "seq",
+    "date", "mount", "df", "rm", "cp", "printf", "trap", "wc", "ip", "nslookup", "dd", "yes",
 ];
 
 pub fn load_all(cluster: &Cluster) -> anyhow::Result<()> {

@@ -573,7 +573,7 @@ impl<'a> Unpacker<'a> {
         let lower = self.parents.iter().find_map(|root| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            rustix::fs::openat2(root, dot_if_empty(path), flags, Mode::empty(), resolve).ok()
+            crate::confined::openat2(root, dot_if_empty(path), flags, Mode::empty(), resolve).ok()
         });
         let Some(lower) = lower else {
             return rustix::fs::fchmod(directory, Mode::from_raw_mode(IMPLIED_DIRECTORY_MODE))
@@ -605,7 +605,7 @@ impl<'a> Unpacker<'a> {
     fn resolve(&self, path: &Path) -> Result<OwnedFd, Resolve> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = |resolve| {
-            rustix::fs::openat2(
+            crate::confined::openat2(
                 &self.root,
                 dot_if_empty(path),
                 flags,
@@ -729,7 +729,7 @@ impl<'a> Unpacker<'a> {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
             // A later entry may have replaced the directory.
-            if let Ok(fd) = rustix::fs::openat2(
+            if let Ok(fd) = crate::confined::openat2(
                 &self.root,
                 dot_if_empty(path),
                 flags,

@@ -330,7 +330,7 @@ fn move_descriptors(stdio: &[OwnedFd; 3], report: &OwnedFd) -> io::Result<OwnedF
 /// A terminal from the container's own devpts; its master side goes to the zygote.
 fn terminal(reporter: &Reporter) -> Result<[OwnedFd; 3], Fault> {
     let context = |e: io::Error| Fault::of("open a terminal", e);
-    let master = rustix::fs::openat2(
+    let master = crate::confined::openat2(
         CWD,
         "/dev/pts/ptmx",
         OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW,

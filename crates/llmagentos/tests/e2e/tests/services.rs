@@ -57,13 +57,9 @@ pub fn cluster_ip_and_node_port(cluster: &Cluster) -> anyhow::Result<()> {
             "exec",
             &pod,
             "--",
-            "wget",
-            "-q",
-            "-T",
-            "5",
-            "-O",
-            "-",
-            &format!("http://{address}/"),
+            "sh",
+            "-c",
+            &format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} 80 | grep 200"),
         ])?;
     }
     // No endpoints: refused at once, not a time-out.

@@ -184,7 +184,9 @@ pub fn port_forward(cluster: &Cluster) -> anyhow::Result<()> {
         command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets);
         let mut forward = Running(command.stdout(Stdio::piped()).spawn()?);
         let mut line = String::new();
-        BufReader::new(forward.0.stdout.take().context("stdout is piped")?).read_line(&mut line)?;
+        // Held until the end: kubectl says more on it, and ends when nobody can hear.
+        let mut output = BufReader::new(forward.0.stdout.take().context("stdout is piped")?);
+        output.read_line(&mut line)?;
         let port: u16 = line
             .trim_start_matches("Forwarding from 127.0.0.1:")
             .split(' ')

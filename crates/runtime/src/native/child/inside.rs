@@ -12,9 +12,9 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 
 /// Resolves `path` below `root`, following links inside it.
 pub fn resolve(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat2(
+    Ok(crate::confined::openat2(
         root,
-        relative(path),
+        relative(path).as_path(),
         flags | OFlags::CLOEXEC,
         Mode::empty(),
         ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
@@ -78,7 +78,7 @@ pub fn resolve_or_create(
 /// A directory directly below `root` that is neither a link nor a mount; made if missing.
 pub fn plain_directory(root: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     let open = || {
-        rustix::fs::openat2(
+        crate::confined::openat2(
             root,
             name,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,

@@ -543,7 +543,7 @@ fn mount_sys(
 
 /// A real file below a kernel file system: no links, no mounts on the way.
 fn beneath(base: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat2(
+    Ok(crate::confined::openat2(
         base,
         path,
         OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
