@@ -52,14 +52,16 @@ pub fn kill_keeps_containers(cluster: &Cluster) -> anyhow::Result<()> {
         "0",
     )?;
     // No line is missing in the log, though the server was away while some were written.
-    let log = kubectl.run(&["logs", "steady"])?;
+    let log = eventually("some lines are in the log", || {
+        let log = kubectl.run(&["logs", "steady"])?;
+        contains(&log, "tick 12").map(|()| log)
+    })?;
     for (index, line) in log.lines().enumerate() {
         anyhow::ensure!(
             line == format!("tick {index}"),
             "line {index} is \"{line}\""
         );
     }
-    contains(&log, "tick 5")?;
     contains(
         &kubectl.run(&["exec", "steady", "--", "echo", "still here"])?,
         "still here",

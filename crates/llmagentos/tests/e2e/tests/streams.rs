@@ -140,7 +140,7 @@ pub fn exec_with_terminal(cluster: &Cluster) -> anyhow::Result<()> {
         "--",
         "sh",
         "-c",
-        "tty && stty size && echo done",
+        "tty; for i in $(seq 100); do stty size 2>&1 | grep -q 33 && break; sleep 0.1; done; stty size; echo done",
     ]);
     let line = std::iter::once(command.get_program())
         .chain(command.get_args())
