@@ -54,7 +54,7 @@ pub fn kill_keeps_containers(cluster: &Cluster) -> anyhow::Result<()> {
     // No line is missing in the log, though the server was away while some were written.
     let log = eventually("some lines are in the log", || {
         let log = kubectl.run(&["logs", "steady"])?;
-        contains(&log, "tick 1").map(|()| log)
+        contains(&log, "tick 5").map(|()| log)
     })?;
     for (index, line) in log.lines().enumerate() {
         anyhow::ensure!(
