@@ -79,6 +79,42 @@ pub fn is_running(config: &Config) -> bool {
     )
 }
 
+/// How long a process that is being killed may take to let go of its lock.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Like [`is_running`], but a server that is being killed is waited for: it holds its lock until the kernel
+/// has taken it apart, and whoever starts the next one must not take it for alive.
+pub fn is_running_and_stays(config: &Config) -> bool {
+    let Some(process) = server_process(config) else {
+        return is_running(config);
+    };
+    if is_ending(process.pid) {
+        process.wait(ENDING_TIMEOUT);
+    }
+    is_running(config)
+}
+
+/// Has the kernel begun to end this process, or been told to (proc_pid_status(5))?
+fn is_ending(pid: u32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return true;
+    };
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
+    let kill_bit = 1 << (Signal::KILL.as_raw() - 1);
+    let kill_pending = ["SigPnd:", "ShdPnd:"].iter().any(|name| {
+        field(name)
+            .and_then(|mask| u64::from_str_radix(mask, 16).ok())
+            .is_some_and(|mask| mask & kill_bit != 0)
+    });
+    // A process that has given back its memory has none to report.
+    kill_pending || field("VmSize:").is_none()
+}
+
 pub fn read_status(config: &Config) -> Option<Status> {
     serde_json::from_slice(&std::fs::read(status_path(config)).ok()?).ok()
 }

@@ -6,7 +6,6 @@
 
 use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -43,7 +42,7 @@ pub struct InitArgs {
 
 pub fn run(config_dir: &Path, args: InitArgs) -> anyhow::Result<ExitCode> {
     let config = Config::new(config_dir, args.cluster)?;
-    if instance::is_running(&config) {
+    if instance::is_running_and_stays(&config) {
         println!("The cluster here is already running.");
         return report(&config, args.merge_kubeconfig, None);
     }
@@ -189,8 +188,7 @@ fn start_detached(config: &Config) -> anyhow::Result<Child> {
             log.try_clone()
                 .with_context(|| format!("open {}", path.display()))?,
         )
-        .stderr(log)
-        .process_group(0);
+        .stderr(log);
     command.spawn().context("start the server")
 }
 

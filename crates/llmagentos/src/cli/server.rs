@@ -27,7 +27,7 @@ pub struct ServerArgs {
 
 pub fn run(config_dir: &Path, args: &ServerArgs) -> anyhow::Result<ExitCode> {
     if args.new_session {
-        // Refused only to the leader of a process group, which has no session to leave.
+        // Refused only to the leader of a process group: one that a shell started by itself, with no session to leave.
         rustix::process::setsid().ok();
     }
     let config = Config::load(config_dir)?;

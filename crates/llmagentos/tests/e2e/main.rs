@@ -8,6 +8,7 @@ mod cluster;
 mod images;
 mod kubectl;
 mod listing;
+mod load;
 mod tests;
 
 use std::process::ExitCode;
@@ -18,6 +19,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use cluster::Cluster;
 
 fn main() -> ExitCode {
+    if let Some(code) = load::run_if_asked() {
+        return code;
+    }
     let arguments = Arguments::from_args();
     if arguments.list {
         return libtest_mimic::run(&arguments, trials(&Arc::default())).exit_code();

@@ -68,4 +68,5 @@ pub const ALL: &[(&str, Test)] = &[
         "restart_after_kill_keeps_containers",
         restart::kill_keeps_containers,
     ),
+    ("restart_after_kills_under_load", restart::kill_under_load),
 ];
