@@ -53,12 +53,13 @@ install_kubectl() {
   local work
   work=$(mktemp -d)
   mkdir -p "$work"/{lists/partial,cache/archives/partial,root}
+  # The mirror that this machine's own Debian comes from; a newer suite of it, checked with Debian's keys.
   local mirror
-  mirror=$(grep -rhoE 'https?://[^ ]+' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | grep -v security | head -1)
-  echo "deb [trusted=yes] ${mirror:-http://deb.debian.org/debian} trixie main" >"$work/sources.list"
-  local options=(-o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache")
+  mirror=$(apt-get indextargets --format '$(SITE)' 'Origin: Debian' 2>/dev/null | grep -v security | head -1)
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian} trixie main" >"$work/sources.list"
+  local options=(-o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root)
   apt-get "${options[@]}" update -qq
-  (cd "$work" && apt-get "${options[@]}" download -qq kubectl && dpkg -x kubectl_*.deb root)
+  (cd "$work" && apt-get "${options[@]}" download -qq kubectl/trixie && dpkg -x kubectl_*.deb root)
   cp "$(find "$work/root" -type f -name kubectl | head -1)" "$HOME/.local/bin/kubectl"
   rm -rf "$work"
 }

@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use api::kind::Kind;
+use api::registry::Registry;
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
@@ -32,11 +34,13 @@ pub enum ManifestError {
     NotAPod(String),
     #[error("pod has no name")]
     NoName,
+    #[error("pod \"{name}\" is invalid: {why}")]
+    Invalid { name: String, why: String },
 }
 
-/// The pod that a manifest describes, as it runs on this node. Pure.
+/// The pod that a manifest describes, as it runs on this node: with the API's own defaults, held to its own rules. Pure.
 pub fn parse(text: &str, node_name: &str) -> Result<Pod, ManifestError> {
-    let value: Value =
+    let mut value: Value =
         serde_yaml::from_str(text).map_err(|error| ManifestError::Syntax(error.to_string()))?;
     if value["kind"] != "Pod" || value["apiVersion"] != "v1" {
         return Err(ManifestError::NotAPod(format!(
@@ -44,31 +48,34 @@ pub fn parse(text: &str, node_name: &str) -> Result<Pod, ManifestError> {
             value["apiVersion"], value["kind"]
         )));
     }
-    let mut pod: Pod =
-        serde_json::from_value(value).map_err(|error| ManifestError::NotAPod(error.to_string()))?;
-    let name = pod
-        .metadata
+    if let Some(object) = value.as_object_mut() {
+        object.remove("status");
+    }
+    let strategy = &POD_KIND.strategy;
+    let mut object = strategy
+        .from_value(value)
+        .map_err(|error| ManifestError::NotAPod(error.to_string()))?;
+    let metadata = object.metadata_mut();
+    let name = metadata
         .name
-        .clone()
+        .take()
         .filter(|name| !name.is_empty())
         .ok_or(ManifestError::NoName)?;
     let uid = hash(&format!("{node_name}\0{text}"));
-    pod.metadata.name = Some(format!("{name}-{}", node_name.to_lowercase()));
-    pod.metadata
+    metadata.name = Some(format!("{name}-{}", node_name.to_lowercase()));
+    metadata
         .namespace
         .get_or_insert_with(|| "default".to_owned());
-    pod.metadata.uid = Some(uid.clone());
-    let annotations = pod.metadata.annotations.get_or_insert_default();
+    metadata.uid = Some(uid.clone());
+    let annotations = metadata.annotations.get_or_insert_default();
     annotations.insert(CONFIG_SOURCE.into(), "file".into());
     annotations.insert(CONFIG_HASH.into(), uid);
+    let pod: &mut Pod = object
+        .as_any_mut()
+        .downcast_mut()
+        .expect("the strategy of pods decodes pods");
     let spec = pod.spec.get_or_insert_default();
     spec.node_name = Some(node_name.to_owned());
-    spec.restart_policy
-        .get_or_insert_with(|| "Always".to_owned());
-    spec.dns_policy
-        .get_or_insert_with(|| "ClusterFirst".to_owned());
-    spec.termination_grace_period_seconds.get_or_insert(30);
-    spec.enable_service_links.get_or_insert(true);
     // A static pod stays whatever the node is tainted with.
     let tolerations = spec.tolerations.get_or_insert_default();
     tolerations.push(Toleration {
@@ -76,9 +83,28 @@ pub fn parse(text: &str, node_name: &str) -> Result<Pod, ManifestError> {
         effect: Some("NoExecute".into()),
         ..Toleration::default()
     });
-    pod.status = None;
-    Ok(pod)
+    strategy.default(object.as_mut());
+    let errors = strategy.validate_create(object.as_ref());
+    if !errors.is_empty() {
+        return Err(ManifestError::Invalid {
+            name,
+            why: api::error::aggregate(&errors),
+        });
+    }
+    Ok(object
+        .as_any()
+        .downcast_ref::<Pod>()
+        .expect("the strategy of pods decodes pods")
+        .clone())
 }
+
+/// What the API knows of pods.
+static POD_KIND: LazyLock<Arc<Kind>> = LazyLock::new(|| {
+    Registry::builtin()
+        .by_kind("", "v1", "Pod")
+        .expect("Pod is a built-in kind")
+        .clone()
+});
 
 /// 128 bits of FNV-1a in hexadecimal: a name, not a protection.
 fn hash(text: &str) -> String {
@@ -334,6 +360,12 @@ mod tests {
         assert_eq!(pod.metadata.name.as_deref(), Some("web-node1"));
         assert_eq!(pod.metadata.namespace.as_deref(), Some("default"));
         assert_eq!(pod.metadata.uid.as_ref().unwrap().len(), 32);
+        let container = &pod.spec.as_ref().unwrap().containers[0];
+        assert_eq!(container.image_pull_policy.as_deref(), Some("Always"));
+        assert_eq!(
+            container.termination_message_path.as_deref(),
+            Some("/dev/termination-log")
+        );
         assert_eq!(parse(text, "Node1").unwrap().metadata.uid, pod.metadata.uid);
         assert_ne!(
             parse(&text.replace("image: i", "image: j"), "Node1")
@@ -348,6 +380,9 @@ mod tests {
             "apiVersion: v1\nkind: Service\n",
             "apiVersion: v1\nkind: Pod\nmetadata: {}\n",
             "apiVersion: v1\nkind: Pod\nmetadata: []\n",
+            // No container, and a name that cannot be one.
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: []}\n",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: Not_A_Name}\nspec: {containers: [{name: c, image: i}]}\n",
         ] {
             assert!(parse(bad, "n").is_err(), "{bad}");
         }

@@ -7,6 +7,7 @@ mod image;
 mod init;
 mod kubeconfig;
 mod reset;
+mod scheduler;
 mod server;
 mod status;
 mod stop;
@@ -46,6 +47,8 @@ enum Verb {
     Kubeconfig(kubeconfig::KubeconfigArgs),
     /// Work with the images on this node
     Image(image::ImageArgs),
+    /// Run the scheduler alone, for any Kubernetes cluster
+    Scheduler(scheduler::SchedulerArgs),
     /// Print the version
     Version(version::VersionArgs),
     /// Print a shell's completion script
@@ -64,6 +67,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Reset(args) => reset::run(&config_dir, &args),
         Verb::Kubeconfig(args) => kubeconfig::run(&config_dir, &args),
         Verb::Image(args) => image::run(&config_dir, args),
+        Verb::Scheduler(args) => scheduler::run(&config_dir, &args),
         Verb::Version(args) => version::run(&args),
         Verb::Completion(args) => completion::run(&args),
         Verb::Server(args) => server::run(&config_dir, &args),

@@ -10,6 +10,8 @@ use tracing_subscriber::EnvFilter;
 use crate::boot;
 use crate::config::Config;
 
+pub const LOG_DEFAULT: &str = "info,kube=warn,hyper=warn,tower=warn";
+
 #[derive(Args, Debug)]
 pub struct ServerArgs {
     /// Leave the caller's session, so that its end does not end the server
@@ -19,7 +21,7 @@ pub struct ServerArgs {
     #[arg(
         long,
         env = "LLMAGENTOS_LOG",
-        default_value = "info,kube=warn,hyper=warn,tower=warn",
+        default_value = LOG_DEFAULT,
         value_name = "FILTER"
     )]
     log: String,
@@ -31,13 +33,7 @@ pub fn run(config_dir: &Path, args: &ServerArgs) -> anyhow::Result<ExitCode> {
         rustix::process::setsid().ok();
     }
     let config = Config::load(config_dir)?;
-    let filter =
-        EnvFilter::try_new(&args.log).with_context(|| format!("--log \"{}\"", args.log))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .init();
+    start_log(&args.log)?;
     rustls::crypto::ring::default_provider()
         .install_default()
         .expect("this is the only provider of the process");
@@ -52,4 +48,16 @@ pub fn run(config_dir: &Path, args: &ServerArgs) -> anyhow::Result<ExitCode> {
     // Blocking calls that are still under way hold nothing that must be saved.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Logs to standard error from now on.
+pub fn start_log(directives: &str) -> anyhow::Result<()> {
+    let filter =
+        EnvFilter::try_new(directives).with_context(|| format!("--log \"{directives}\""))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
 }

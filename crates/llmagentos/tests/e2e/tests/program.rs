@@ -1,10 +1,14 @@
 //! The program's own verbs.
 
 use std::net::Ipv4Addr;
+use std::process::{Child, Stdio};
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::{Cluster, fail, succeed};
 use crate::images::BUSYBOX;
-use crate::kubectl::contains;
+use crate::kubectl::{Kubectl, contains};
 
 pub fn status_version_completion_kubeconfig(cluster: &Cluster) -> anyhow::Result<()> {
     let status = succeed(cluster.llmagentos(&["status"]))?;
@@ -113,4 +117,50 @@ pub fn images(cluster: &Cluster) -> anyhow::Result<()> {
         &fail(cluster.llmagentos(&["image", "pull", "127.0.0.1:1/nothing:1"]))?,
         "127.0.0.1:1",
     )
+}
+
+/// The scheduler alone, as a second one of this cluster.
+pub fn scheduler_alone(cluster: &Cluster) -> anyhow::Result<()> {
+    let kubectl = Kubectl::in_new_namespace(cluster, "scheduler-alone")?;
+    kubectl.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: second}}\nspec:\n  schedulerName: second\n  \
+         containers: [{{name: c, image: \"{BUSYBOX}\", command: [sleep, \"3600\"]}}]\n"
+    ))?;
+    let mut command = cluster.llmagentos(&["scheduler", "--scheduler-name", "second"]);
+    command
+        .arg("--kubeconfig")
+        .arg(cluster.kubeconfig())
+        .stderr(Stdio::null());
+    let mut scheduler = Ended(command.spawn().context("start the scheduler")?);
+    kubectl.wait("pod/second", "condition=Ready")?;
+    contains(
+        &kubectl.run(&["describe", "pod", "second"])?,
+        "Successfully assigned scheduler-alone/second to e2e",
+    )?;
+    contains(
+        &kubectl.run(&[
+            "--namespace=kube-system",
+            "get",
+            "lease",
+            "second",
+            "-o",
+            "jsonpath={.spec.holderIdentity}",
+        ])?,
+        &format!("_{}_", scheduler.0.id()),
+    )?;
+    let pid = Pid::from_raw(i32::try_from(scheduler.0.id())?).context("a process id is not 0")?;
+    kill_process(pid, Signal::TERM)?;
+    let status = scheduler.0.wait()?;
+    anyhow::ensure!(status.success(), "the scheduler ended with {status}");
+    Ok(())
+}
+
+/// A process that ends with the test, whatever its outcome.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
