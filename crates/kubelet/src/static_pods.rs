@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn manifests() {
         let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\nspec:\n  containers:\n  - name: c\n    image: i\n";
-        let pod = parse(text, "Node1").unwrap();
+        let pod = parse(text, "node1").unwrap();
         assert_eq!(pod.metadata.name.as_deref(), Some("web-node1"));
         assert_eq!(pod.metadata.namespace.as_deref(), Some("default"));
         assert_eq!(pod.metadata.uid.as_ref().unwrap().len(), 32);
@@ -366,9 +366,9 @@ mod tests {
             container.termination_message_path.as_deref(),
             Some("/dev/termination-log")
         );
-        assert_eq!(parse(text, "Node1").unwrap().metadata.uid, pod.metadata.uid);
+        assert_eq!(parse(text, "node1").unwrap().metadata.uid, pod.metadata.uid);
         assert_ne!(
-            parse(&text.replace("image: i", "image: j"), "Node1")
+            parse(&text.replace("image: i", "image: j"), "node1")
                 .unwrap()
                 .metadata
                 .uid,
