@@ -5,7 +5,7 @@ SHELL := /bin/bash
 KUBECTL ?= kubectl
 JSON ?=
 
-.PHONY: help up down test ci lint deps-check build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools
+.PHONY: help up down test ci lint deps-check advisories build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -22,7 +22,7 @@ build: tools ## build the release binary
 test: test-tools ## install what the tests need, and run all of them
 	@scripts/test.sh
 
-ci: lint deps-check test ## everything that CI runs
+ci: lint deps-check advisories test ## everything that CI runs
 
 lint: tools ## rustfmt and clippy, warnings denied
 	cargo fmt --all --check
@@ -30,6 +30,9 @@ lint: tools ## rustfmt and clippy, warnings denied
 
 deps-check: tools ## licences, forbidden crates, and which of our crates may depend on which
 	cargo run --quiet --locked -p xtask -- deps-check
+
+advisories: tools ## known vulnerabilities among the dependencies, where the advisory database can be reached
+	cargo run --quiet --locked -p xtask -- advisories
 
 bench: bench-store bench-runtime bench-api bench-cluster ## every benchmark; JSON=FILE also writes one JSON object a line
 

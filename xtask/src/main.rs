@@ -1,5 +1,6 @@
 //! Development chores: `cargo run -p xtask -- VERB`.
 
+mod advisories;
 mod deps_check;
 mod gen_schema;
 
@@ -14,10 +15,14 @@ fn main() -> anyhow::Result<()> {
         .as_slice()
     {
         ["deps-check"] => deps_check::run(),
+        ["advisories"] => advisories::run(None),
+        ["advisories", "--db", directory] => advisories::run(Some(Path::new(directory))),
         ["gen-schema", kubernetes] => {
             print!("{}", gen_schema::run(Path::new(kubernetes))?);
             Ok(())
         }
-        _ => anyhow::bail!("usage: xtask deps-check | gen-schema KUBERNETES_DIR"),
+        _ => anyhow::bail!(
+            "usage: xtask deps-check | advisories [--db DIRECTORY] | gen-schema KUBERNETES_DIR"
+        ),
     }
 }
