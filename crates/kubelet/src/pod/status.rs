@@ -201,7 +201,8 @@ fn runtime_state(input: &StatusInput<'_>, status: &ContainerStatus) -> ApiState 
                     reason => reason.to_owned(),
                 }),
                 signal: (status.signal != 0).then_some(status.signal),
-                started_at: time(status.started_at_nanos),
+                // Of one that never started, 1970, as with every CRI runtime; without it clients print the year 1.
+                started_at: Some(Time(second(timestamp(status.started_at_nanos.max(0))))),
             }),
             ..ApiState::default()
         },

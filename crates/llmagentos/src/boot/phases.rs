@@ -10,6 +10,7 @@ use apiserver::{Identity, Server};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
+use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher;
 use kubelet::Kubelet;
 use network::host_ports::HostPorts;
@@ -100,6 +101,7 @@ pub async fn start(config: &Config, progress: &mut Progress) -> anyhow::Result<C
 
     progress.phase("waiting for the node to become Ready")?;
     wait_until_ready(server.client(Identity::admin()), &config.node_name).await?;
+    mark_control_plane(server.client(Identity::admin()), &config.node_name).await?;
     progress.node_ready()?;
     Ok(Cluster {
         server,
@@ -295,6 +297,17 @@ async fn wait_until_ready(client: kube::Client, node_name: &str) -> anyhow::Resu
         }
     }
     anyhow::bail!("the watch of node {node_name} ended")
+}
+
+/// The role that `kubectl get nodes` shows. No taint: the one node runs everything.
+async fn mark_control_plane(client: kube::Client, node_name: &str) -> anyhow::Result<()> {
+    let patch =
+        serde_json::json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}});
+    Api::<Node>::all(client)
+        .patch(node_name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .with_context(|| format!("label node {node_name}"))?;
+    Ok(())
 }
 
 fn is_ready(node: &Node) -> bool {
