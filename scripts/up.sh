@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD/scripts/as-root.sh
+# Where the caller's shell will look for what this script finds.
+callers_kubectl=$(command -v kubectl || true)
 export PATH="$HOME/.cargo/bin:$HOME/.local/bin:$PATH"
 image=gcr.io/google-samples/hello-app:1.0
 
@@ -48,12 +50,15 @@ step "5/5 reaching it"
 port=$(kubectl get service hello-world -o jsonpath='{.spec.ports[0].nodePort}')
 address=$(kubectl get nodes -o jsonpath='{.items[0].status.addresses[?(@.type=="InternalIP")].address}')
 curl -fsS --retry 20 --retry-delay 0 --retry-all-errors --max-time 10 "http://$address:$port/"
+path_line=
+[ -n "$callers_kubectl" ] || path_line="  export PATH=$(dirname "$(command -v kubectl)"):\$PATH
+"
 cat <<EOT
 
 hello-world answers on http://$address:$port/
 
 Go on with:
-  export KUBECONFIG=$kubeconfig
+${path_line}  export KUBECONFIG=$kubeconfig
   kubectl get deployments,pods -o wide
   make down        # removes the cluster and everything it made
 EOT
