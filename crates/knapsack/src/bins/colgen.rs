@@ -1,0 +1,188 @@
+//! Column generation (Gilmore and Gomory 1961): the linear relaxation over all contents of a bin, and diving into it.
+//!
+//! The bound: at prices `y` (integers) with no content worth more than `V`, every packing uses at least
+//! `sum(y * copies) / V` bins (Farley 1990). [`ColumnGeneration::solve_root`] raises it until it meets
+//! the linear program's value or the budget ends. [`ColumnGeneration::dive`] fixes columns one after
+//! the other, generates more for what is left (Sadykov et al. 2019), and hands back whole bins.
+
+use std::collections::HashSet;
+
+use super::Budget;
+use super::greedy;
+use super::instance::{Instance, Pattern};
+use super::lp::Master;
+use super::pricing::Pricer;
+use crate::Random;
+
+/// Search nodes for one start of the quick pricing.
+const NODES_QUICK: u64 = 200;
+/// Search nodes of one exact pricing: about 50 ms.
+const NODES_EXACT: u64 = 1_000_000;
+
+pub(super) struct ColumnGeneration<'i, const W: usize> {
+    instance: &'i Instance<W>,
+    master: Master,
+    patterns: Vec<Pattern>,
+    known: HashSet<Pattern>,
+    pricer: Pricer<W>,
+    pub(super) lower_bound: u64,
+    /// Whether the linear program was solved to the end.
+    pub(super) converged: bool,
+    random: Random,
+}
+
+impl<'i, const W: usize> ColumnGeneration<'i, W> {
+    pub(super) fn new(instance: &'i Instance<W>, lower_bound: u64, seed: u64) -> Self {
+        let mut random = Random(seed | 1);
+        // A little more than the copies, differently for each type: without it many bases describe one
+        // point, and the simplex method goes in circles through them.
+        let right = instance.counts.iter().map(|&count| count as f64 + 1e-5 * greedy::unit(&mut random)).collect();
+        let copies: Vec<u64> = instance.copies_max.iter().map(|&copies| u64::from(copies)).collect();
+        let patterns: Vec<Pattern> = copies.iter().enumerate().map(|(kind, &copies)| vec![(kind as u32, copies)]).collect();
+        ColumnGeneration {
+            instance,
+            master: Master::new(right, &copies),
+            known: patterns.iter().cloned().collect(),
+            patterns,
+            pricer: Pricer::new(instance, greedy::dimension_weights(instance, &instance.counts)),
+            lower_bound,
+            converged: false,
+            random,
+        }
+    }
+
+    /// Adds a column that is not there yet.
+    pub(super) fn add(&mut self, pattern: &Pattern) -> bool {
+        if !self.known.insert(pattern.clone()) {
+            return false;
+        }
+        self.master.add(pattern);
+        self.patterns.push(pattern.clone());
+        true
+    }
+
+    /// Solves the linear program over all contents; stops early once the bound reaches `target`.
+    pub(super) fn solve_root(&mut self, target: u64, budget: &mut Budget) {
+        loop {
+            if !self.master.optimise(budget) {
+                return;
+            }
+            let instance = self.instance;
+            let prices = self.master.prices().to_vec();
+            self.pricer.prepare(instance, &prices, |kind| instance.counts[kind], budget);
+            let found = self.pricer.spread(NODES_QUICK, instance.types(), budget);
+            let mut added = 0;
+            for pattern in &found {
+                added += usize::from(self.add(pattern));
+            }
+            if added > 0 {
+                continue;
+            }
+            if budget.exhausted() {
+                return;
+            }
+            let proof = self.pricer.exact(instance, |kind| instance.counts[kind], NODES_EXACT, budget);
+            let bound = proof.total.div_ceil(u128::from(proof.value_max));
+            self.lower_bound = self.lower_bound.max(u64::try_from(bound).expect("no more bins than items"));
+            let reached = self.lower_bound as f64 >= self.master.value() - 1e-3;
+            if reached || self.lower_bound >= target {
+                self.converged = reached;
+                return;
+            }
+            match proof.pattern {
+                Some(pattern) if self.add(&pattern) => {}
+                _ => {
+                    self.converged = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Dives: a packing of at most `bins_max` bins if it ends, the whole bins fixed so far if not.
+    ///
+    /// Leaves the linear program as it found it, save for new columns.
+    pub(super) fn dive(&mut self, bins_max: u64, shake: f64, budget: &mut Budget) -> Vec<(Pattern, u64)> {
+        let root = self.master.right().to_vec();
+        let mut left = self.instance.counts.clone();
+        let mut fixed: Vec<(Pattern, u64)> = Vec::new();
+        let mut fixed_count = 0;
+        while left.iter().any(|&left| left > 0) && fixed_count < bins_max {
+            if !self.settle(&left, budget) || fixed_count as f64 + self.master.value() > bins_max as f64 + 1e-2 {
+                break;
+            }
+            let Some(choice) = self.choose(&left, shake) else { break };
+            for (pattern, times) in choice {
+                let times = times.min(bins_max - fixed_count);
+                if times == 0 {
+                    continue;
+                }
+                for &(kind, copies) in &pattern {
+                    left[kind as usize] -= copies * times;
+                }
+                fixed_count += times;
+                fixed.push((pattern, times));
+            }
+            let right = left.iter().zip(&root).map(|(&left, root)| if left == 0 { -1.0 } else { left as f64 + root.fract() }).collect();
+            self.master.change_right(right);
+        }
+        self.master.change_right(root);
+        fixed
+    }
+
+    /// The linear program of what is left, optimal over the columns that quick pricing finds.
+    fn settle(&mut self, left: &[u64], budget: &mut Budget) -> bool {
+        for _ in 0..SETTLE_ROUNDS_MAX {
+            if !self.master.repair(budget) || !self.master.optimise(budget) {
+                return false;
+            }
+            let instance = self.instance;
+            let prices = self.master.prices().to_vec();
+            self.pricer.prepare(instance, &prices, |kind| left[kind], budget);
+            let found = self.pricer.spread(NODES_QUICK, instance.types(), budget);
+            let mut added = 0;
+            for pattern in &found {
+                added += usize::from(self.add(pattern));
+            }
+            if added == 0 {
+                break;
+            }
+        }
+        !budget.exhausted()
+    }
+
+    /// The bins to fix next: whole parts of the solution, or else the column with the largest fraction.
+    fn choose(&mut self, left: &[u64], shake: f64) -> Option<Vec<(Pattern, u64)>> {
+        let mut whole: Vec<(Pattern, u64)> = Vec::new();
+        let mut rest = left.to_vec();
+        let mut best: Option<(f64, Pattern)> = None;
+        let solution: Vec<(u32, f64)> = self.master.solution().collect();
+        for (column, value) in solution {
+            let pattern: Pattern = self.patterns[column as usize]
+                .iter()
+                .map(|&(kind, copies)| (kind, copies.min(rest[kind as usize])))
+                .filter(|&(_, copies)| copies > 0)
+                .collect();
+            if pattern.is_empty() {
+                continue;
+            }
+            let times = (value + 1e-4).floor();
+            if times >= 1.0 {
+                let times = pattern.iter().map(|&(kind, copies)| rest[kind as usize] / copies).min().unwrap_or(0).min(times as u64);
+                for &(kind, copies) in &pattern {
+                    rest[kind as usize] -= copies * times;
+                }
+                whole.push((pattern, times));
+                continue;
+            }
+            let score = value + shake * greedy::unit(&mut self.random);
+            if best.as_ref().is_none_or(|(best, _)| score > *best) {
+                best = Some((score, pattern));
+            }
+        }
+        if whole.is_empty() { best.map(|(_, pattern)| vec![(pattern, 1)]) } else { Some(whole) }
+    }
+}
+
+/// Rounds of pricing after one fixing.
+const SETTLE_ROUNDS_MAX: u32 = 12;
