@@ -24,7 +24,7 @@ fn main() {
         let p = BinProblem { capacity, items };
         let start = Instant::now();
         let stop = move || start.elapsed() > Duration::from_millis(ms);
-        let s = solve(&p, &BinOptions { work_max: u64::MAX, seed: 1, stop: Some(&stop) }).unwrap();
+        let Ok(s) = solve(&p, &BinOptions { work_max: u64::MAX, seed: 1, stop: Some(&stop) }) else { let g = groups.entry("refused".to_string()).or_default(); g[0] += 1; continue };
         let e = start.elapsed();
         check(&p, &s).unwrap();
         let opt: i64 = r[2].parse().unwrap(); let best: i64 = r[3].parse().unwrap(); let c = s.bin_count as i64;

@@ -18,7 +18,7 @@
 mod bound;
 mod check;
 mod colgen;
-//mod exact_fit;
+mod exact_fit;
 mod greedy;
 mod instance;
 //mod local;

@@ -29,6 +29,8 @@ pub(super) struct ColumnGeneration<'i, const W: usize> {
     /// Whether the linear program was solved to the end.
     pub(super) converged: bool,
     random: Random,
+    /// Prices that follow those of the linear program with a delay.
+    prices_smooth: Vec<f64>,
 }
 
 impl<'i, const W: usize> ColumnGeneration<'i, W> {
@@ -36,7 +38,7 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
         let mut random = Random(seed | 1);
         // A little more than the copies, differently for each type: without it many bases describe one
         // point, and the simplex method goes in circles through them.
-        let right = instance.counts.iter().map(|&count| count as f64 + 1e-5 * greedy::unit(&mut random)).collect();
+        let right = instance.counts.iter().map(|&count| count as f64 + 1e-3 * greedy::unit(&mut random)).collect();
         let copies: Vec<u64> = instance.copies_max.iter().map(|&copies| u64::from(copies)).collect();
         let patterns: Vec<Pattern> = copies.iter().enumerate().map(|(kind, &copies)| vec![(kind as u32, copies)]).collect();
         ColumnGeneration {
@@ -48,6 +50,7 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
             lower_bound,
             converged: false,
             random,
+            prices_smooth: Vec::new(),
         }
     }
 
@@ -61,25 +64,79 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
         true
     }
 
+    /// Packings by sequential value correction (Belov and Scheithauer 2007), all of whose bins become columns.
+    ///
+    /// Prices start as weighted sizes; items of bins that came out with much waste become dearer, and the
+    /// next packing seeks better company for them.
+    pub(super) fn correct_values(&mut self, rounds: u32, budget: &mut Budget) -> Option<Vec<(Pattern, u64)>> {
+        let instance = self.instance;
+        let weights = greedy::dimension_weights(instance, &instance.counts);
+        let weight_sum: f64 = weights.iter().sum();
+        let size: Vec<f64> = (0..instance.types())
+            .map(|kind| instance.share(kind).iter().zip(&weights).map(|(share, weight)| share * weight).sum::<f64>() / weight_sum)
+            .collect();
+        let mut prices = size.clone();
+        let mut best: Option<(u64, Vec<(Pattern, u64)>)> = None;
+        for _ in 0..rounds {
+            self.pricer.prepare(instance, &prices, |kind| instance.counts[kind], budget);
+            let mut left = instance.counts.clone();
+            let bins = self.pricer.sequence(&mut left, NODES_SEQUENCE, budget);
+            if budget.exhausted() || left.iter().any(|&left| left > 0) {
+                break;
+            }
+            for (pattern, _) in &bins {
+                let filled: f64 = pattern.iter().map(|&(kind, copies)| size[kind as usize] * copies as f64).sum();
+                for &(kind, _) in pattern {
+                    let kind = kind as usize;
+                    prices[kind] += CORRECTION * (size[kind] / filled.max(1e-3) - prices[kind]);
+                }
+                self.add(pattern);
+            }
+            let count = bins.iter().map(|(_, times)| times).sum();
+            if best.as_ref().is_none_or(|(best, _)| count < *best) {
+                best = Some((count, bins));
+            }
+        }
+        self.prices_smooth = prices;
+        best.map(|(_, bins)| bins)
+    }
+
     /// Solves the linear program over all contents; stops early once the bound reaches `target`.
     pub(super) fn solve_root(&mut self, target: u64, budget: &mut Budget) {
+        let instance = self.instance;
+        let mut smoothing = SMOOTHING;
         loop {
             if !self.master.optimise(budget) {
                 return;
             }
-            let instance = self.instance;
             let prices = self.master.prices().to_vec();
-            self.pricer.prepare(instance, &prices, |kind| instance.counts[kind], budget);
-            let found = self.pricer.spread(NODES_QUICK, instance.types(), budget);
+            if self.prices_smooth.is_empty() {
+                self.prices_smooth.clone_from(&prices);
+            }
+            for (smooth, price) in self.prices_smooth.iter_mut().zip(&prices) {
+                *smooth = smoothing * *smooth + (1.0 - smoothing) * price;
+            }
+            let prices_used = std::mem::take(&mut self.prices_smooth);
+            self.pricer.prepare(instance, &prices_used, |kind| instance.counts[kind], budget);
+            let found = self.pricer.spread(&prices, smoothing > 0.0, NODES_QUICK, instance.types(), budget);
+            self.prices_smooth = prices_used;
             let mut added = 0;
             for pattern in &found {
                 added += usize::from(self.add(pattern));
+            }
+            if std::env::var("T").is_ok() {
+                let m = &self.master;
+                eprintln!("cols {} pivots {} value {:.3} added {added} smoothing {smoothing}", m.columns(), m.total, m.value());
             }
             if added > 0 {
                 continue;
             }
             if budget.exhausted() {
                 return;
+            }
+            if smoothing > 0.0 {
+                smoothing = if smoothing > 0.3 { smoothing * 0.5 } else { 0.0 };
+                continue;
             }
             let proof = self.pricer.exact(instance, |kind| instance.counts[kind], NODES_EXACT, budget);
             let bound = proof.total.div_ceil(u128::from(proof.value_max));
@@ -139,7 +196,7 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
             let instance = self.instance;
             let prices = self.master.prices().to_vec();
             self.pricer.prepare(instance, &prices, |kind| left[kind], budget);
-            let found = self.pricer.spread(NODES_QUICK, instance.types(), budget);
+            let found = self.pricer.spread(&prices, false, NODES_QUICK, instance.types(), budget);
             let mut added = 0;
             for pattern in &found {
                 added += usize::from(self.add(pattern));
@@ -186,3 +243,9 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
 
 /// Rounds of pricing after one fixing.
 const SETTLE_ROUNDS_MAX: u32 = 12;
+/// Search nodes of one bin of a packing by value correction.
+const NODES_SEQUENCE: u64 = 100;
+/// How far a price moves towards what its bin says, each round.
+const CORRECTION: f64 = 0.5;
+/// How much of the former prices stays (Neame 1999): the linear program's own jump about before it settles.
+const SMOOTHING: f64 = 0.8;

@@ -11,7 +11,7 @@ use super::instance::Pattern;
 /// A number smaller than this is zero to the simplex method.
 const ZERO: f64 = 1e-9;
 /// Pivots between two fresh inverses, against accumulated error.
-const PIVOTS_MAX: u32 = 300;
+const PIVOTS_MAX: u32 = 1000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Variable {
@@ -35,6 +35,7 @@ pub(super) struct Master {
     values: Vec<f64>,
     prices: Vec<f64>,
     pivots: u32,
+    pub(super) total: u64,
     blocked: Vec<bool>,
 }
 
@@ -53,6 +54,7 @@ impl Master {
             values: Vec::with_capacity(rows),
             prices: Vec::with_capacity(rows),
             pivots: 0,
+            total: 0,
             right,
             blocked: Vec::new(),
         };
@@ -187,8 +189,10 @@ impl Master {
             };
             for column in 0..self.columns() {
                 if !self.column_in_basis[column] && !self.blocked[column] {
-                    let step = self.column(column as u32).iter().map(|&(index, copies)| row[index as usize] * copies).sum();
-                    consider(Variable::Column(column as u32), step, 1.0 - self.price_of(column));
+                    let step: f64 = self.column(column as u32).iter().map(|&(index, copies)| row[index as usize] * copies).sum();
+                    if step < -1e-7 {
+                        consider(Variable::Column(column as u32), step, 1.0 - self.price_of(column));
+                    }
                 }
             }
             for (index, &step) in row.iter().enumerate() {
@@ -248,6 +252,7 @@ impl Master {
             Variable::Surplus(row) => self.surplus_in_basis[row as usize] = true,
         }
         self.pivots += 1;
+        self.total += 1;
         if self.pivots >= PIVOTS_MAX {
             self.refresh();
         } else if self.pivots.is_multiple_of(50) {

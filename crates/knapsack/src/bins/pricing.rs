@@ -143,14 +143,13 @@ impl<const W: usize> Pricer<W> {
         self.scale as u64
     }
 
-    /// Contents worth more than one bin, each found from another first item; few steps each.
-    ///
-    /// Says also whether the search was complete: nothing found is then a proof that nothing is worth more.
-    pub(super) fn spread(&mut self, nodes_each: u64, patterns_max: usize, budget: &mut Budget) -> Vec<Pattern> {
+    /// Contents worth more than one bin at `true_prices`, each the best found from another first item at the prepared ones.
+    pub(super) fn spread(&mut self, true_prices: &[f64], smooth: bool, nodes_each: u64, patterns_max: usize, budget: &mut Budget) -> Vec<Pattern> {
         let mut patterns: Vec<Pattern> = Vec::new();
         let mut covered = vec![false; self.candidates.len()];
-        // A thousandth of a bin: anything less would not move the linear program.
-        let threshold = self.unit() + self.unit() / 10_000;
+        // A ten-thousandth of a bin: anything less would not move the linear program.
+        // Smoothed prices are compared only after the search, by the true ones.
+        let threshold = if smooth { self.unit() / 2 } else { self.unit() + self.unit() / 10_000 };
         let mut order: Vec<usize> = (0..self.candidates.len()).collect();
         order.sort_by_key(|&position| std::cmp::Reverse(self.candidates[position].price));
         for start in order {
@@ -158,16 +157,43 @@ impl<const W: usize> Pricer<W> {
                 continue;
             }
             if self.from(start, threshold, nodes_each, budget) {
-                for &position in &self.best_path {
-                    covered[position as usize] = true;
+                let pattern = self.best_pattern();
+                let worth: f64 = pattern.iter().map(|&(kind, copies)| true_prices[kind as usize] * copies as f64).sum();
+                if worth > 1.0 + 1e-6 {
+                    for &position in &self.best_path {
+                        covered[position as usize] = true;
+                    }
+                    patterns.push(pattern);
                 }
-                patterns.push(self.best_pattern());
             }
             if budget.exhausted() {
                 break;
             }
         }
         patterns
+    }
+
+    /// A whole packing, bin after bin: each the best content found around the dearest item that is left.
+    pub(super) fn sequence(&mut self, left: &mut [u64], nodes_each: u64, budget: &mut Budget) -> Vec<(Pattern, u64)> {
+        let mut order: Vec<usize> = (0..self.candidates.len()).collect();
+        order.sort_by_key(|&position| std::cmp::Reverse(self.candidates[position].price));
+        let mut bins = Vec::new();
+        for start in order {
+            while self.candidates[start].copies_max > 0 && !budget.exhausted() {
+                self.from(start, 0, nodes_each, budget);
+                let pattern = self.best_pattern();
+                let times = pattern.iter().map(|&(kind, copies)| left[kind as usize] / copies).min().expect("it holds the start");
+                for &(kind, copies) in &pattern {
+                    left[kind as usize] -= copies * times;
+                }
+                for index in 0..self.best_path.len() {
+                    let candidate = &mut self.candidates[self.best_path[index] as usize];
+                    candidate.copies_max = candidate.copies_max.min(u32::try_from(left[candidate.kind as usize]).unwrap_or(u32::MAX));
+                }
+                bins.push((pattern, times));
+            }
+        }
+        bins
     }
 
     /// The best content of all, if the search ends within `nodes_max` nodes; a bound on its worth otherwise.
@@ -184,8 +210,7 @@ impl<const W: usize> Pricer<W> {
         self.path.clear();
         self.lists.clear();
         self.lists.extend(0..self.candidates.len() as u32);
-        self.descend(0, self.candidates.len(), self.capacity, ROOM, 1.0, 0);
-        budget.spend(self.nodes * 4);
+        self.descend(0, self.candidates.len(), self.capacity, ROOM, 1.0, 0, budget);
         let complete = self.nodes <= self.nodes_max;
         Proof {
             value_max: if complete { self.best } else { u64::from(self.table[ROOM]).max(self.unit()) },
@@ -202,22 +227,30 @@ impl<const W: usize> Pricer<W> {
             return false;
         }
         self.best = threshold;
-        self.best_path.clear();
         self.nodes = 0;
         self.nodes_max = nodes_max;
         self.path.clear();
         self.path.push(start as u32);
+        self.best_path.clear();
+        if u64::from(candidate.price) > threshold {
+            self.best = u64::from(candidate.price);
+            self.best_path.clone_from(&self.path);
+        }
         let rest = self.capacity.minus(&candidate.size, &self.guard).expect("every type fits into an empty bin");
         let count = self.candidates.len();
         self.lists.clear();
         self.lists.extend(0..count as u32);
-        self.descend(0, count, rest, room, 1.0 - candidate.weight_exact, u64::from(candidate.price));
-        budget.spend(self.nodes * 4 + count as u64);
+        self.descend(0, count, rest, room, 1.0 - candidate.weight_exact, u64::from(candidate.price), budget);
+        budget.spend(count as u64);
         self.best > threshold
     }
 
-    fn descend(&mut self, from: usize, to: usize, rest: Packed<W>, room: usize, room_exact: f64, value: u64) {
-        self.nodes += 1;
+    fn descend(&mut self, from: usize, to: usize, rest: Packed<W>, room: usize, room_exact: f64, value: u64, budget: &mut Budget) {
+        self.nodes = self.nodes.saturating_add(1);
+        budget.spend(4);
+        if self.nodes.is_multiple_of(NODES_PER_QUESTION) && budget.exhausted() {
+            self.nodes = u64::MAX;
+        }
         if self.nodes > self.nodes_max {
             return;
         }
@@ -263,7 +296,7 @@ impl<const W: usize> Pricer<W> {
                     self.best_path.clone_from(&self.path);
                 }
                 let rest = rest.minus(&candidate.size, &self.guard).expect("it was seen to fit");
-                self.descend(index, end, rest, room - candidate.weight as usize, room_exact - candidate.weight_exact, value);
+                self.descend(index, end, rest, room - candidate.weight as usize, room_exact - candidate.weight_exact, value, budget);
                 self.path.pop();
                 if self.nodes > self.nodes_max {
                     break;
@@ -289,3 +322,6 @@ impl<const W: usize> Pricer<W> {
 
 /// Copies of one type that the table counts one by one.
 const TABLE_COPIES_MAX: u32 = 8;
+
+/// Nodes between two looks at the budget.
+const NODES_PER_QUESTION: u64 = 1_024;

@@ -3,7 +3,7 @@
 use super::colgen::ColumnGeneration;
 use super::greedy::{self, Score};
 use super::instance::{COPIES_MAX, Instance, Merged, Pattern};
-use super::{BinOptions, BinPacking, BinProblem, Budget, bound};
+use super::{BinOptions, BinPacking, BinProblem, Budget, bound, exact_fit};
 
 pub(super) fn solve(problem: &BinProblem, options: &BinOptions) -> BinPacking {
     let merged = Merged::new(problem);
@@ -56,6 +56,11 @@ fn pack<const W: usize>(merged: &Merged, options: &BinOptions, budget: &mut Budg
             break;
         }
     }
+    if !best.is_optimal()
+        && let Some(bins) = exact_fit::pack(&instance, best.lower_bound, budget)
+    {
+        best.offer(bins);
+    }
     if !best.is_optimal() && instance.copies_max.iter().all(|&copies| copies < COPIES_MAX) {
         generate(&instance, &mut best, options, budget);
     }
@@ -65,8 +70,14 @@ fn pack<const W: usize>(merged: &Merged, options: &BinOptions, budget: &mut Budg
 fn generate<const W: usize>(instance: &Instance<W>, best: &mut Incumbent, options: &BinOptions, budget: &mut Budget) {
     let mut columns = ColumnGeneration::new(instance, best.lower_bound, options.seed);
     for (pattern, _) in &best.bins {
-        columns.add(pattern);
+        if std::env::var("G").is_ok() { columns.add(pattern); }
     }
+    let svc: u32 = std::env::var("SVC").map_or(12, |v| v.parse().unwrap());
+    if let Some(bins) = columns.correct_values(svc, budget) {
+        if std::env::var("T").is_ok() { eprintln!("svc {} best {}", bins.iter().map(|b| b.1).sum::<u64>(), best.count); }
+        best.offer(bins);
+    }
+    if best.is_optimal() { return; }
     columns.solve_root(best.count, budget);
     best.lower_bound = best.lower_bound.max(columns.lower_bound);
     let mut shake = 0.0;
