@@ -9,15 +9,19 @@
 use std::collections::HashMap;
 
 use super::Budget;
+use super::greedy::unit;
 use super::instance::{Instance, Pattern};
+use crate::Random;
 
 /// Most contents listed.
 const CONTENTS_MAX: usize = 200_000;
 /// Most distinct types: pairs are listed.
 const TYPES_MAX: usize = 3_000;
-/// Branches of one attempt of the cover, and how many attempts with another order.
-const BRANCHES_MAX: u64 = 20_000;
-const ATTEMPTS_MAX: u64 = 8;
+/// Branches of the first attempt of the cover (every next one gets a quarter more), and how many attempts.
+const BRANCHES_FIRST: u64 = 1_000;
+const ATTEMPTS_MAX: u32 = 24;
+/// Most items: the search is as deep as there are bins.
+const ITEMS_MAX: u64 = 10_000;
 
 /// A packing of exactly `bins` bins, if there is no waste in some dimension and the search finds one.
 pub(super) fn pack<const W: usize>(instance: &Instance<W>, bins: u64, budget: &mut Budget) -> Option<Vec<(Pattern, u64)>> {
@@ -149,9 +153,12 @@ struct Cover<'c> {
     short: Vec<u32>,
     /// Contents that can be chosen, for each type.
     open: Vec<u32>,
+    /// How often a type was left without contents: such types are chosen earlier the next time.
+    failures: Vec<u32>,
     chosen: Vec<u32>,
     branches: u64,
-    order: u64,
+    branches_max: u64,
+    random: Random,
 }
 
 fn cover<const W: usize>(instance: &Instance<W>, contents: &[Pattern], budget: &mut Budget) -> Option<Vec<(Pattern, u64)>> {
@@ -162,50 +169,68 @@ fn cover<const W: usize>(instance: &Instance<W>, contents: &[Pattern], budget: &
             of_type[kind as usize].push(index as u32);
         }
     }
-    if of_type.iter().any(Vec::is_empty) || instance.item_count > u64::from(u16::MAX) {
+    if of_type.iter().any(Vec::is_empty) || instance.item_count > ITEMS_MAX {
         return None;
     }
-    for order in 0..ATTEMPTS_MAX {
-        let mut cover = Cover {
-            contents,
-            open: of_type.iter().map(|list| list.len() as u32).collect(),
-            of_type: of_type.clone(),
-            left: instance.counts.clone(),
-            short: vec![0; contents.len()],
-            chosen: Vec::new(),
-            branches: 0,
-            order,
-        };
-        match cover.search(budget) {
+    let mut cover = Cover {
+        contents,
+        open: of_type.iter().map(|list| list.len() as u32).collect(),
+        of_type,
+        left: instance.counts.clone(),
+        short: vec![0; contents.len()],
+        failures: vec![1; types],
+        chosen: Vec::new(),
+        branches: 0,
+        branches_max: BRANCHES_FIRST,
+        random: Random(0x5EED | 1),
+    };
+    for _ in 0..ATTEMPTS_MAX {
+        let r = cover.search(budget); if std::env::var("T").is_ok() { eprintln!("cover {r:?} chosen {} branches {}", cover.chosen.len(), cover.branches); }
+        match r {
             Some(true) => return Some(cover.chosen.iter().map(|&index| (contents[index as usize].clone(), 1)).collect()),
             Some(false) => return None,
-            None if budget.exhausted() => return None,
             None => {}
         }
+        while let Some(content) = cover.chosen.pop() {
+            cover.take(content, false);
+        }
+        if budget.exhausted() {
+            return None;
+        }
+        cover.branches = 0;
+        cover.branches_max += cover.branches_max / 4;
     }
     None
 }
 
 impl Cover<'_> {
-    /// `None`: gave up.
+    /// `None`: gave up, and what was chosen stays so.
     fn search(&mut self, budget: &mut Budget) -> Option<bool> {
-        let scarce = (0..self.left.len()).filter(|&kind| self.left[kind] > 0).min_by_key(|&kind| (self.open[kind], kind));
+        // Fewest contents for the trouble it made (dom/wdeg of Boussemart et al. 2004), compared as fractions.
+        let scarce = (0..self.left.len()).filter(|&kind| self.left[kind] > 0).min_by(|&a, &b| {
+            let (left, right) = (u64::from(self.open[a]) * u64::from(self.failures[b]), u64::from(self.open[b]) * u64::from(self.failures[a]));
+            left.cmp(&right)
+        });
         budget.spend(self.left.len() as u64 / 4);
         let Some(kind) = scarce else { return Some(true) };
         if self.open[kind] == 0 {
+            self.failures[kind] += 1;
             return Some(false);
         }
-        let mut choices: Vec<u32> = self.of_type[kind].iter().copied().filter(|&content| self.short[content as usize] == 0).collect();
-        if self.order > 0 {
-            // Another order in every attempt.
-            let order = self.order;
-            choices.sort_by_key(|&content| u64::from(content).wrapping_add(order).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(order as u32 * 7));
+        // Scarce company first: it would be hard to place later.
+        let mut choices: Vec<(f64, u32)> = Vec::with_capacity(self.open[kind] as usize);
+        for &content in &self.of_type[kind] {
+            if self.short[content as usize] == 0 {
+                let ease: f64 = self.contents[content as usize].iter().map(|&(member, _)| 1.0 / f64::from(self.open[member as usize])).sum();
+                choices.push((-ease * (0.5 + unit(&mut self.random)), content));
+            }
         }
+        choices.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         let forced = choices.len() == 1;
-        for content in choices {
+        for (_, content) in choices {
             if !forced {
                 self.branches += 1;
-                if self.branches > BRANCHES_MAX || budget.exhausted() {
+                if self.branches > self.branches_max || budget.exhausted() {
                     return None;
                 }
             }
