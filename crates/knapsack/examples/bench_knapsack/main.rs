@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p knapsack --example bench_knapsack -- --data FOLDER [--json FILE] [--set NAME]... [--seconds S] [--limit N]`
 //!
-//! FOLDER holds one subfolder a family (`orlib_mkp`, `gap`, `openb`), each in the format of its
+//! FOLDER holds one subfolder a family (`orlib_mkp`, `gap`, `openb`, `vbp`), each in the format of its
 //! publisher; a family that is missing is passed over with a note. Every answer goes through
 //! [`verify`], which shares no code with the solver. A new set is one module and one line of [`SETS`].
 //! The clock is here, behind the closure that the solver asks; the solver has none.
@@ -14,10 +14,12 @@
 
 mod gap;
 mod generated;
+mod gpu;
 mod openb;
 mod orlib;
 mod planted;
 mod report;
+mod vbp;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -53,6 +55,14 @@ const SETS: &[Set] = &[
     Set {
         name: "openb",
         run: openb::run,
+    },
+    Set {
+        name: "gpu",
+        run: gpu::run,
+    },
+    Set {
+        name: "vbp",
+        run: vbp::run,
     },
 ];
 
