@@ -5,7 +5,7 @@
 //! resources, and for a share of one device or for several devices whole; it may be restricted to
 //! classes of nodes (GPU models).
 //!
-//! Nodes in the same condition are one [`state`], and what an item does to a state is worked out once
+//! Nodes in the same condition are one [`state`], and what an item costs there is worked out once
 //! and remembered, so that a decision costs a look at each distinct state and not at each node.
 //! [`Policy`] says how states are valued; the item goes where its coming costs the least value.
 //!
@@ -51,6 +51,9 @@ pub struct Expected {
     pub weight: f64,
 }
 
+/// Kinds of requests whose costs are remembered; one more, and all are forgotten and worked out anew as they come.
+const KINDS_MAX: usize = 4_096;
+
 /// Where an item went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
@@ -78,8 +81,8 @@ pub struct Fleet {
     /// What is left of each node's resources and devices, device by device.
     left: Vec<Node>,
     states: States,
-    kinds: HashMap<Request, u32>,
-    requests: Vec<Request>,
+    /// Every request seen, by number.
+    kinds: HashMap<Request, usize>,
 }
 
 impl Fleet {
@@ -100,10 +103,9 @@ impl Fleet {
         }
         let mut states = States::new(value::Valuer::new(policy, &expected, &nodes));
         for (index, node) in nodes.iter().enumerate() {
-            let state = states.intern(State::of(node));
-            states.put(state, index);
+            states.put(State::of(node), index);
         }
-        Ok(Fleet { left: nodes.clone(), nodes, states, kinds: HashMap::new(), requests: Vec::new() })
+        Ok(Fleet { left: nodes.clone(), nodes, states, kinds: HashMap::new() })
     }
 
     /// Places an item where it costs the least; `None` if it fits nowhere.
@@ -112,16 +114,16 @@ impl Fleet {
     /// [`ArrivalError`] if the request's length differs or a number is negative.
     pub fn place(&mut self, request: &Request) -> Result<Option<Placement>, ArrivalError> {
         check_request(self.nodes.first().map_or(0, |node| node.capacity.len()), request)?;
+        if self.kinds.len() >= KINDS_MAX && !self.kinds.contains_key(request) {
+            self.kinds.clear();
+            self.states.forget_costs();
+        }
+        let next_kind = self.kinds.len();
         let kind = match self.kinds.get(request) {
             Some(&kind) => kind,
-            None => {
-                let kind = u32::try_from(self.requests.len()).expect("fewer requests than 2^32");
-                self.kinds.insert(request.clone(), kind);
-                self.requests.push(request.clone());
-                kind
-            }
+            None => *self.kinds.entry(request.clone()).or_insert(next_kind),
         };
-        let Some((from, step)) = self.states.best(kind, &self.requests[kind as usize]) else { return Ok(None) };
+        let Some((from, step)) = self.states.best(kind, request) else { return Ok(None) };
         let node = self.states.take(from);
         let left = &mut self.left[node];
         for (left, size) in left.capacity.iter_mut().zip(&request.size) {
@@ -157,11 +159,9 @@ impl Fleet {
         if over || placement.devices.len() != request.device_count as usize {
             return Err(ArrivalError::NotPlaced(node));
         }
-        let before = self.states.intern(State::of(&self.left[node]));
-        self.states.remove(before, node);
+        self.states.remove(&State::of(&self.left[node]), node);
         self.left[node] = left;
-        let after = self.states.intern(State::of(&self.left[node]));
-        self.states.put(after, node);
+        self.states.put(State::of(&self.left[node]), node);
         Ok(())
     }
 
@@ -172,7 +172,7 @@ impl Fleet {
 
     /// Distinct conditions in which nodes are now: what one decision looks at.
     pub fn state_count(&self) -> usize {
-        self.states.live_count()
+        self.states.count()
     }
 }
 

@@ -1,9 +1,11 @@
-//! Conditions in which nodes are, each once, and what an item would make of them.
+//! Conditions in which nodes are, each once, and what it would cost to put an item there.
 //!
-//! Invariant: every node is in the list of exactly one state, and only states with nodes are live.
+//! A condition has a slot while any node is in it. Costs are remembered by kind of item and slot, a
+//! column a kind, so that finding the least is one pass over adjacent numbers. Invariants: every node
+//! is in the list of exactly one slot; an unused slot costs infinity; memory is bounded by kinds times
+//! conditions that exist at one time.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 
 use super::value::Valuer;
 use super::{Node, Request};
@@ -19,27 +21,25 @@ pub(super) struct State {
 /// What an item does to a state.
 #[derive(Clone, Debug)]
 pub(super) struct Step {
-    pub(super) next: u32,
+    pub(super) next: State,
     /// What the devices that it takes have left before.
     pub(super) device_lefts: Vec<i64>,
-    /// Value lost.
-    pub(super) cost: f64,
+    cost: f64,
 }
 
-struct Known {
+struct Slot {
     state: State,
     value: f64,
     nodes: Vec<usize>,
-    /// One entry a kind of item that was tried: `None` if it does not fit.
-    steps: Vec<Option<Option<Rc<Step>>>>,
-    live_index: usize,
 }
 
 pub(super) struct States {
     valuer: Valuer,
     index: HashMap<State, u32>,
-    known: Vec<Known>,
-    live: Vec<u32>,
+    slots: Vec<Slot>,
+    unused: Vec<u32>,
+    /// `[kind][slot]`; not a number: not worked out yet; infinite: does not fit, or nobody there.
+    costs: Vec<Vec<f64>>,
 }
 
 impl State {
@@ -92,100 +92,103 @@ impl State {
 
 impl States {
     pub(super) fn new(valuer: Valuer) -> States {
-        States { valuer, index: HashMap::new(), known: Vec::new(), live: Vec::new() }
+        States { valuer, index: HashMap::new(), slots: Vec::new(), unused: Vec::new(), costs: Vec::new() }
     }
 
-    pub(super) fn intern(&mut self, state: State) -> u32 {
-        if let Some(&index) = self.index.get(&state) {
-            return index;
+    /// Puts a node into the slot of its state.
+    pub(super) fn put(&mut self, state: State, node: usize) {
+        if let Some(&slot) = self.index.get(&state) {
+            self.slots[slot as usize].nodes.push(node);
+            return;
         }
-        let index = u32::try_from(self.known.len()).expect("fewer states than 2^32");
         let value = self.valuer.value(&state);
-        self.index.insert(state.clone(), index);
-        self.known.push(Known { state, value, nodes: Vec::new(), steps: Vec::new(), live_index: usize::MAX });
-        index
+        let new = Slot { state: state.clone(), value, nodes: vec![node] };
+        let slot = match self.unused.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = new;
+                self.costs.iter_mut().for_each(|costs| costs[slot as usize] = f64::NAN);
+                slot
+            }
+            None => {
+                self.slots.push(new);
+                self.costs.iter_mut().for_each(|costs| costs.push(f64::NAN));
+                u32::try_from(self.slots.len() - 1).expect("fewer states than 2^32")
+            }
+        };
+        self.index.insert(state, slot);
     }
 
-    pub(super) fn put(&mut self, state: u32, node: usize) {
-        let known = &mut self.known[state as usize];
-        if known.nodes.is_empty() {
-            known.live_index = self.live.len();
-            self.live.push(state);
-        }
-        known.nodes.push(node);
-    }
-
-    pub(super) fn take(&mut self, state: u32) -> usize {
-        let node = self.known[state as usize].nodes.pop().expect("a live state has nodes");
-        self.bury_if_empty(state);
+    /// Takes some node out of a slot.
+    pub(super) fn take(&mut self, slot: u32) -> usize {
+        let node = self.slots[slot as usize].nodes.pop().expect("a slot that can be chosen has nodes");
+        self.close_if_empty(slot);
         node
     }
 
-    pub(super) fn remove(&mut self, state: u32, node: usize) {
-        let nodes = &mut self.known[state as usize].nodes;
+    /// Takes this node out of the slot of its state.
+    pub(super) fn remove(&mut self, state: &State, node: usize) {
+        let slot = *self.index.get(state).expect("the state of a node has a slot");
+        let nodes = &mut self.slots[slot as usize].nodes;
         let place = nodes.iter().position(|&other| other == node).expect("a node is in the list of its state");
         nodes.swap_remove(place);
-        self.bury_if_empty(state);
+        self.close_if_empty(slot);
     }
 
-    fn bury_if_empty(&mut self, state: u32) {
-        let known = &mut self.known[state as usize];
-        if known.nodes.is_empty() {
-            let place = known.live_index;
-            known.live_index = usize::MAX;
-            self.live.swap_remove(place);
-            if let Some(&moved) = self.live.get(place) {
-                self.known[moved as usize].live_index = place;
+    fn close_if_empty(&mut self, slot: u32) {
+        if self.slots[slot as usize].nodes.is_empty() {
+            self.index.remove(&self.slots[slot as usize].state);
+            self.costs.iter_mut().for_each(|costs| costs[slot as usize] = f64::INFINITY);
+            self.unused.push(slot);
+        }
+    }
+
+    /// The slot where the item costs the least, and the step it takes there.
+    pub(super) fn best(&mut self, kind: usize, request: &Request) -> Option<(u32, Step)> {
+        if self.costs.len() <= kind {
+            let unknown = self.slots.iter().map(|slot| if slot.nodes.is_empty() { f64::INFINITY } else { f64::NAN }).collect();
+            self.costs.resize(kind + 1, unknown);
+        }
+        let mut best = (f64::INFINITY, 0);
+        for slot in 0..self.slots.len() {
+            let mut cost = self.costs[kind][slot];
+            if cost.is_nan() {
+                cost = self.step(slot, request).map_or(f64::INFINITY, |step| step.cost);
+                self.costs[kind][slot] = cost;
+            }
+            if cost < best.0 {
+                best = (cost, slot);
             }
         }
+        if best.0 == f64::INFINITY {
+            return None;
+        }
+        let step = self.step(best.1, request).expect("its cost is finite");
+        Some((best.1 as u32, step))
     }
 
-    /// The state where the item costs the least, and the step it takes there.
-    pub(super) fn best(&mut self, kind: u32, request: &Request) -> Option<(u32, Rc<Step>)> {
-        let mut best: Option<(u32, Rc<Step>)> = None;
-        for place in 0..self.live.len() {
-            let state = self.live[place];
-            let Some(step) = self.step(state, kind, request) else { continue };
-            let better = best.as_ref().is_none_or(|(best_state, best_step)| {
-                step.cost < best_step.cost || (step.cost == best_step.cost && state < *best_state)
-            });
-            if better {
-                best = Some((state, step));
-            }
-        }
-        best
-    }
-
-    fn step(&mut self, state: u32, kind: u32, request: &Request) -> Option<Rc<Step>> {
-        let steps = &mut self.known[state as usize].steps;
-        if steps.len() <= kind as usize {
-            steps.resize(kind as usize + 1, None);
-        }
-        if let Some(step) = &steps[kind as usize] {
-            return step.clone();
-        }
-        let step = self.work_out(state, request);
-        self.known[state as usize].steps[kind as usize] = Some(step.clone());
-        step
-    }
-
-    fn work_out(&mut self, index: u32, request: &Request) -> Option<Rc<Step>> {
-        let state = self.known[index as usize].state.clone();
+    /// The cheapest way to take the request; `None` if it does not fit.
+    fn step(&self, slot: usize, request: &Request) -> Option<Step> {
+        let Slot { state, value, .. } = &self.slots[slot];
         if !state.fits(request) {
             return None;
         }
         let mut best: Option<Step> = None;
         for device_lefts in state.choices(request) {
-            let next = self.intern(state.after(request, &device_lefts));
-            let cost = self.valuer.cost(self.known[index as usize].value, self.known[next as usize].value);
+            let next = state.after(request, &device_lefts);
+            let cost = self.valuer.cost(*value, self.valuer.value(&next));
+            // Of equals the fullest device, which comes last.
             if best.as_ref().is_none_or(|best| cost <= best.cost) {
                 best = Some(Step { next, device_lefts, cost });
             }
         }
-        best.map(Rc::new)
+        best
     }
 
-    pub(super) fn live_count(&self) -> usize {
-        self.live.len()
+    pub(super) fn forget_costs(&mut self) {
+        self.costs.clear();
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.index.len()
     }
 }
