@@ -141,7 +141,7 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
             let proof = self.pricer.exact(instance, |kind| instance.counts[kind], NODES_EXACT, budget);
             let bound = proof.total.div_ceil(u128::from(proof.value_max));
             self.lower_bound = self.lower_bound.max(u64::try_from(bound).expect("no more bins than items"));
-            let reached = self.lower_bound as f64 >= self.master.value() - 1e-3;
+            let reached = self.lower_bound as f64 >= self.worth(&instance.counts) - 1e-4;
             if reached || self.lower_bound >= target {
                 self.converged = reached;
                 return;
@@ -165,7 +165,7 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
         let mut fixed: Vec<(Pattern, u64)> = Vec::new();
         let mut fixed_count = 0;
         while left.iter().any(|&left| left > 0) && fixed_count < bins_max {
-            if !self.settle(&left, budget) || fixed_count as f64 + self.master.value() > bins_max as f64 + 1e-2 {
+            if !self.settle(&left, budget) || fixed_count as f64 + self.worth(&left) > bins_max as f64 + 1e-4 {
                 break;
             }
             let Some(choice) = self.choose(&left, shake) else { break };
@@ -185,6 +185,11 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
         }
         self.master.change_right(root);
         fixed
+    }
+
+    /// What copies are worth at the program's prices: its value without the little more of [`Self::new`].
+    fn worth(&self, copies: &[u64]) -> f64 {
+        self.master.prices().iter().zip(copies).map(|(price, &copies)| price * copies as f64).sum()
     }
 
     /// The linear program of what is left, optimal over the columns that quick pricing finds.

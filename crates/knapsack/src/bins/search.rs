@@ -70,7 +70,7 @@ fn pack<const W: usize>(merged: &Merged, options: &BinOptions, budget: &mut Budg
 fn generate<const W: usize>(instance: &Instance<W>, best: &mut Incumbent, options: &BinOptions, budget: &mut Budget) {
     let mut columns = ColumnGeneration::new(instance, best.lower_bound, options.seed);
     for (pattern, _) in &best.bins {
-        if std::env::var("G").is_ok() { columns.add(pattern); }
+        columns.add(pattern);
     }
     let svc: u32 = std::env::var("SVC").map_or(12, |v| v.parse().unwrap());
     if let Some(bins) = columns.correct_values(svc, budget) {
