@@ -16,6 +16,8 @@ use crate::Random;
 
 /// Search nodes for one start of the quick pricing.
 const NODES_QUICK: u64 = 200;
+/// The most that it is raised to when nothing is found.
+const NODES_QUICK_MAX: u64 = 10_000;
 /// Search nodes of one exact pricing: about 50 ms.
 const NODES_EXACT: u64 = 1_000_000;
 
@@ -105,6 +107,7 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
     pub(super) fn solve_root(&mut self, target: u64, budget: &mut Budget) {
         let instance = self.instance;
         let mut smoothing = SMOOTHING;
+        let mut nodes = NODES_QUICK;
         loop {
             if !self.master.optimise(budget) {
                 return;
@@ -118,7 +121,7 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
             }
             let prices_used = std::mem::take(&mut self.prices_smooth);
             self.pricer.prepare(instance, &prices_used, |kind| instance.counts[kind], budget);
-            let found = self.pricer.spread(&prices, smoothing > 0.0, NODES_QUICK, instance.types(), budget);
+            let found = self.pricer.spread(&prices, smoothing > 0.0, nodes, instance.types(), budget);
             self.prices_smooth = prices_used;
             let mut added = 0;
             for pattern in &found {
@@ -134,24 +137,31 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
             if budget.exhausted() {
                 return;
             }
-            if smoothing > 0.0 {
-                smoothing = if smoothing > 0.3 { smoothing * 0.5 } else { 0.0 };
+            if nodes < NODES_QUICK_MAX && smoothing == 0.0 {
+                nodes *= 8;
                 continue;
             }
+            // Any prices give a bound; the smoothed ones often the better.
             let proof = self.pricer.exact(instance, |kind| instance.counts[kind], NODES_EXACT, budget);
             let bound = proof.total.div_ceil(u128::from(proof.value_max));
             self.lower_bound = self.lower_bound.max(u64::try_from(bound).expect("no more bins than items"));
             let reached = self.lower_bound as f64 >= self.worth(&instance.counts) - 1e-4;
+            if std::env::var("T").is_ok() {
+                eprintln!("bound {:.3} lb {} reached {reached}", proof.total as f64 / proof.value_max as f64, self.lower_bound);
+            }
             if reached || self.lower_bound >= target {
                 self.converged = reached;
                 return;
             }
-            match proof.pattern {
-                Some(pattern) if self.add(&pattern) => {}
-                _ => {
-                    self.converged = true;
-                    return;
-                }
+            let mut added = 0;
+            for pattern in &proof.patterns {
+                added += usize::from(self.add(pattern));
+            }
+            if smoothing > 0.0 {
+                smoothing = if smoothing > 0.5 { 0.5 } else { 0.0 };
+            } else if added == 0 {
+                self.converged = true;
+                return;
             }
         }
     }

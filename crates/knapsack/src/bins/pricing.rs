@@ -38,6 +38,9 @@ pub(super) struct Pricer<const W: usize> {
     path: Vec<u32>,
     best: u64,
     best_path: Vec<u32>,
+    /// Every content that was the best for a while.
+    bettered: Vec<Pattern>,
+    keep_bettered: bool,
     nodes: u64,
     nodes_max: u64,
     /// For every open node the positions that still fit, end to end.
@@ -53,8 +56,8 @@ pub(super) struct Proof {
     pub(super) value_max: u64,
     /// What all copies are worth in the same units.
     pub(super) total: u128,
-    /// The best content if it is worth more than one bin.
-    pub(super) pattern: Option<Pattern>,
+    /// Contents worth more than one bin, the best last.
+    pub(super) patterns: Vec<Pattern>,
 }
 
 impl<const W: usize> Pricer<W> {
@@ -66,6 +69,8 @@ impl<const W: usize> Pricer<W> {
             path: Vec::new(),
             best: 0,
             best_path: Vec::new(),
+            bettered: Vec::new(),
+            keep_bettered: false,
             nodes: 0,
             nodes_max: 0,
             lists: Vec::new(),
@@ -210,12 +215,15 @@ impl<const W: usize> Pricer<W> {
         self.path.clear();
         self.lists.clear();
         self.lists.extend(0..self.candidates.len() as u32);
+        self.bettered.clear();
+        self.keep_bettered = true;
         self.descend(0, self.candidates.len(), self.capacity, ROOM, 1.0, 0, budget);
+        self.keep_bettered = false;
         let complete = self.nodes <= self.nodes_max;
         Proof {
             value_max: if complete { self.best } else { u64::from(self.table[ROOM]).max(self.unit()) },
             total,
-            pattern: (self.best > self.unit()).then(|| self.best_pattern()),
+            patterns: std::mem::take(&mut self.bettered),
         }
     }
 
@@ -294,6 +302,10 @@ impl<const W: usize> Pricer<W> {
                 if value > self.best {
                     self.best = value;
                     self.best_path.clone_from(&self.path);
+                    if self.keep_bettered {
+                        let pattern = self.best_pattern();
+                        self.bettered.push(pattern);
+                    }
                 }
                 let rest = rest.minus(&candidate.size, &self.guard).expect("it was seen to fit");
                 self.descend(index, end, rest, room - candidate.weight as usize, room_exact - candidate.weight_exact, value, budget);
