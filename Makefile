@@ -4,8 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 KUBECTL ?= kubectl
 JSON ?=
+DATA ?=
 
-.PHONY: help up down test ci lint deps-check advisories build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools
+.PHONY: help up down test ci lint deps-check advisories build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools bench-knapsack
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -47,6 +48,9 @@ bench-api: tools ## durable pod creates through the API
 
 bench-cluster: tools ## start, restart, idle cost, pod start of a whole cluster
 	@scripts/bench.sh cluster $(JSON)
+
+bench-knapsack: tools ## the solver on DATA=FOLDER of public instances and on generated ones
+	@scripts/bench.sh knapsack "$(JSON)" "$(DATA)"
 
 tools:
 	@scripts/install.sh build

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `bench.sh store|runtime|api|cluster [JSON-FILE]`: one benchmark, its peer beside it in the same run.
+# `bench.sh store|runtime|api|cluster|knapsack [JSON-FILE] [DATA-FOLDER]`: one benchmark, its peer beside it in the same run.
 # Release builds; the file gets one JSON object a line: name, unit, p10, median, p90, peer, ratio.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -29,8 +29,14 @@ case "$1" in
     cargo build --release --locked --quiet -p llmagentos
     in_namespace "$(example llmagentos bench_cluster)" --program "$PWD/target/release/llmagentos" "${json[@]}"
     ;;
+  knapsack)
+    data=()
+    [ -z "${3:-}" ] || data=(--data "$(realpath -m "$3")")
+    # One core: what the measures are stated for.
+    taskset -c 0 "$(example knapsack bench_knapsack)" "${data[@]}" "${json[@]}"
+    ;;
   *)
-    echo "unknown benchmark $1; there are store, runtime, api, cluster" >&2
+    echo "unknown benchmark $1; there are store, runtime, api, cluster, knapsack" >&2
     exit 2
     ;;
 esac

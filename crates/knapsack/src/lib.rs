@@ -12,6 +12,8 @@
 //! replacement and relocation, and surrogate (fractional) bounds. Deliberately absent so far: branch
 //! and bound, column generation and Lagrangian bounds; they fit behind the same function.
 
+pub mod arrival;
+pub mod bins;
 mod bound;
 pub mod check;
 mod construct;

@@ -1,0 +1,126 @@
+//! Generated multiple knapsacks, by the recipe of Martello and Toth.
+//!
+//! Source: S. Martello, P. Toth, Knapsack Problems (Wiley 1990), section 6.5: weights uniform in
+//! 10..=100; profits uniform in 10..=100 (uncorrelated), within 10 of the weight (weakly correlated),
+//! or the weight plus 10 (strongly correlated); capacities either similar, uniform in 0.4 to 0.6 of
+//! the total weight divided by the number of knapsacks, or dissimilar, each uniform in what the
+//! ones before it leave of half the total weight. Here every item and every knapsack has four
+//! dimensions, each drawn for itself; "the weight" that a profit follows is the mean of the four.
+//! The measure is the gap to the solver's own proven bound.
+
+use knapsack::{Item, Knapsack, Problem, Profit, Weight};
+
+use crate::report::Row;
+use crate::{Context, Stream};
+
+const SECONDS: f64 = 1.0;
+const TARGET: f64 = 0.1;
+const DIMENSIONS: usize = 4;
+/// Items and knapsacks.
+const SIZES: [(usize, usize); 6] = [
+    (1_000, 10),
+    (10_000, 10),
+    (10_000, 100),
+    (100_000, 100),
+    (100_000, 1_000),
+    (100_000, 5_000),
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Correlation {
+    None,
+    Weak,
+    Strong,
+}
+
+pub fn run(context: &Context) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut all = Vec::new();
+    for similar in [true, false] {
+        let kind = if similar { "similar" } else { "dissimilar" };
+        for correlation in [Correlation::None, Correlation::Weak, Correlation::Strong] {
+            let mut of_row = Vec::new();
+            for (n, m) in SIZES.into_iter().take(context.limit) {
+                let problem = generate(n, m, correlation, similar);
+                let answer = context.solve(&problem, SECONDS);
+                let gap = answer.solution.gap() * 100.0;
+                if context.verbose {
+                    println!(
+                        "generated {kind} {correlation:?} {n} x {m}: gap {gap:.4}%, {:.2} s",
+                        answer.seconds
+                    );
+                }
+                of_row.push(gap);
+            }
+            all.extend(&of_row);
+            let name = match correlation {
+                Correlation::None => "uncorrelated",
+                Correlation::Weak => "weakly correlated",
+                Correlation::Strong => "strongly correlated",
+            };
+            rows.push(Row::gap(
+                format!("generated, {name}, {kind}: gap to own bound"),
+                of_row,
+                vec![],
+                TARGET,
+            ));
+        }
+    }
+    rows.push(Row::gap(
+        "generated, all: gap to own bound",
+        all,
+        vec![],
+        TARGET,
+    ));
+    rows
+}
+
+fn generate(n: usize, m: usize, correlation: Correlation, similar: bool) -> Problem {
+    let mut stream = Stream(n as u64 * 31 + m as u64 * 7 + correlation as u64);
+    let mut totals = [0i64; DIMENSIONS];
+    let items: Vec<Item> = (0..n)
+        .map(|_| {
+            let weight: Vec<i64> = (0..DIMENSIONS).map(|_| stream.range(10, 100)).collect();
+            for (total, weight) in totals.iter_mut().zip(&weight) {
+                *total += weight;
+            }
+            let mean = weight.iter().sum::<i64>() / DIMENSIONS as i64;
+            let profit = match correlation {
+                Correlation::None => stream.range(10, 100),
+                Correlation::Weak => (mean + stream.range(-10, 10)).max(1),
+                Correlation::Strong => mean + 10,
+            };
+            Item {
+                weight: Weight::Same(weight),
+                profit: Profit::Same(profit),
+                multiplicity: 1,
+                allowed: None,
+            }
+        })
+        .collect();
+    let mut capacities = vec![vec![0i64; DIMENSIONS]; m];
+    for (d, total) in totals.iter().enumerate() {
+        let mut left = total / 2;
+        for capacity in capacities.iter_mut().take(m - 1) {
+            let drawn = if similar {
+                let share = total / m as i64;
+                stream.range(share * 4 / 10, share * 6 / 10).min(left)
+            } else {
+                stream.range(0, left)
+            };
+            capacity[d] = drawn;
+            left -= drawn;
+        }
+        // The book gives what is left to the last knapsack, so that the sum is half the weight.
+        capacities[m - 1][d] = left;
+    }
+    Problem {
+        dimension_count: DIMENSIONS,
+        knapsacks: capacities
+            .into_iter()
+            .map(|capacity| Knapsack { capacity })
+            .collect(),
+        items,
+        ..Problem::default()
+    }
+}

@@ -1,0 +1,152 @@
+//! Vector bin packing, fewest bins: the families Panigrahy, New and Triplet of Vectorpack/experiments_vector_paper.
+//!
+//! An instance is `d`, the capacities, the number of lines, and a line an item: sizes and a count. The
+//! summaries (tab-separated) hold the known optimum (-1: unknown) and the best of the published
+//! heuristics, which is the peer. The archives are unpacked into a folder of this run's own.
+//! Instances with negative sizes (some triplets) are refused by the solver, and count as missed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use knapsack::bins::{BinItem, BinOptions, BinPacking, BinProblem};
+
+use crate::Context;
+use crate::report::Row;
+
+const SECONDS: f64 = 1.0;
+/// Family, and what share of the instances with a known optimum is wanted.
+const FAMILIES: &[(&str, f64)] = &[("Panigrahy", 900.0 / 1200.0), ("New", 400.0 / 726.0), ("Triplet", 120.0 / 240.0)];
+
+pub fn run(context: &Context) -> Vec<Row> {
+    let Some(folder) = context.folder("vbp") else { return Vec::new() };
+    let unpacked = std::env::temp_dir().join(format!("bench-knapsack-vbp-{}", std::process::id()));
+    std::fs::create_dir_all(&unpacked).unwrap();
+    let rows = FAMILIES.iter().flat_map(|&(family, wanted)| of_family(context, &folder, &unpacked, family, wanted)).collect();
+    std::fs::remove_dir_all(&unpacked).unwrap();
+    rows
+}
+
+/// Sums over one group of instances.
+#[derive(Default)]
+struct Tally {
+    instances: usize,
+    known: usize,
+    at_optimum: usize,
+    peer_at_optimum: usize,
+    proven: usize,
+    fewer_than_peer: usize,
+    more_than_peer: usize,
+    refused: usize,
+}
+
+fn of_family(context: &Context, folder: &Path, unpacked: &Path, family: &str, wanted: f64) -> Vec<Row> {
+    let archive = folder.join(format!("{family}_instances.tar.gz"));
+    let status = std::process::Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(unpacked).status().unwrap();
+    assert!(status.success(), "{} does not unpack", archive.display());
+    let mut files = BTreeMap::new();
+    find(unpacked, &mut files);
+    let summary = std::fs::read_to_string(folder.join(format!("{family}_summary_known.csv"))).unwrap();
+    let lines: Vec<Vec<&str>> = summary.lines().skip(1).map(|line| line.split('\t').map(str::trim).collect()).collect();
+    let every = lines.len().div_ceil(context.limit.min(lines.len()).max(1));
+    let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
+    let (mut seconds, mut excess, mut peer_excess) = (Vec::new(), Vec::new(), Vec::new());
+    for line in lines.iter().step_by(every) {
+        let (name, optimum, peer): (&str, i64, u64) = (line[0], line[2].parse().unwrap(), line[3].parse().unwrap());
+        let problem = read(&files[name]);
+        let started = Instant::now();
+        let budget = Duration::from_secs_f64(context.seconds.unwrap_or(SECONDS));
+        let stop = || started.elapsed() >= budget;
+        let answer = knapsack::bins::solve(&problem, &BinOptions { work_max: u64::MAX, seed: 1, stop: Some(&stop) });
+        let taken = started.elapsed().as_secs_f64();
+        let class = name.split('_').next().unwrap();
+        for tally in [class, "all"].map(String::from) {
+            let tally = tallies.entry(tally).or_default();
+            tally.instances += 1;
+            tally.known += usize::from(optimum >= 0);
+            tally.peer_at_optimum += usize::from(optimum == peer as i64);
+            let Ok(packing) = &answer else {
+                tally.refused += 1;
+                continue;
+            };
+            tally.at_optimum += usize::from(optimum == packing.bin_count as i64);
+            tally.proven += usize::from(packing.is_optimal());
+            tally.fewer_than_peer += usize::from(packing.bin_count < peer);
+            tally.more_than_peer += usize::from(packing.bin_count > peer);
+        }
+        let Ok(packing) = answer else { continue };
+        verify(&problem, &packing);
+        assert!(optimum < 0 || (packing.bin_count as i64 >= optimum && packing.lower_bound as i64 <= optimum), "{name}: {} bins, bound {}, known optimum {optimum}", packing.bin_count, packing.lower_bound);
+        seconds.push(taken);
+        excess.push((packing.bin_count as f64 / packing.lower_bound as f64 - 1.0) * 100.0);
+        peer_excess.push((peer as f64 / packing.lower_bound as f64 - 1.0) * 100.0);
+        if context.verbose {
+            println!("{family} {name}: {} bins, bound {}, known optimum {optimum}, published {peer}, {taken:.3} s", packing.bin_count, packing.lower_bound);
+        }
+    }
+    println!("{family}: class, instances, of these with known optimum, at it (published heuristics), proven optimal, fewer bins than published, more, refused");
+    for (class, tally) in &tallies {
+        println!(
+            "  {class:<8} {:>5} {:>5} {:>5} ({:>4}) {:>5} {:>5} {:>5} {:>5}",
+            tally.instances, tally.known, tally.at_optimum, tally.peer_at_optimum, tally.proven, tally.fewer_than_peer, tally.more_than_peer, tally.refused
+        );
+    }
+    let all = &tallies["all"];
+    vec![
+        Row {
+            name: format!("vbp {family}: at the known optimum, of {}", all.known),
+            unit: "count",
+            samples: vec![all.at_optimum as f64],
+            peer: vec![all.peer_at_optimum as f64],
+            target: Some((wanted * all.known as f64).round()),
+            smaller_is_better: false,
+        },
+        Row { name: format!("vbp {family}: bins over our proven bound"), unit: "%", samples: excess, peer: peer_excess, target: None, smaller_is_better: true },
+        Row { name: format!("vbp {family}: time, ended early if proven"), unit: "s", samples: seconds, peer: Vec::new(), target: None, smaller_is_better: true },
+    ]
+}
+
+fn find(folder: &Path, files: &mut BTreeMap<String, PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            find(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "vbp") {
+            files.insert(path.file_stem().unwrap().to_string_lossy().into_owned(), path);
+        }
+    }
+}
+
+fn read(path: &Path) -> BinProblem {
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut numbers = text.split_whitespace().map(|number| number.parse::<i64>().unwrap());
+    let mut next = || numbers.next().unwrap();
+    let dimensions = next();
+    let capacity = (0..dimensions).map(|_| next()).collect();
+    let lines = next();
+    let items = (0..lines).map(|_| BinItem { size: (0..dimensions).map(|_| next()).collect(), count: next().unsigned_abs() }).collect();
+    BinProblem { capacity, items }
+}
+
+/// Unfolds the packing bin by bin and weighs each; shares no code with the solver.
+fn verify(problem: &BinProblem, packing: &BinPacking) {
+    let mut left: Vec<u64> = problem.items.iter().map(|item| item.count).collect();
+    let mut bins = 0;
+    for group in &packing.groups {
+        for _ in 0..group.bins {
+            bins += 1;
+            let mut room = problem.capacity.clone();
+            for &(item, count) in &group.content {
+                for _ in 0..count {
+                    left[item] = left[item].checked_sub(1).expect("an item is packed more often than it exists");
+                    for (room, size) in room.iter_mut().zip(&problem.items[item].size) {
+                        *room -= size;
+                    }
+                }
+            }
+            assert!(room.iter().all(|&room| room >= 0), "a bin is overfull");
+        }
+    }
+    assert!(left.iter().all(|&left| left == 0), "an item is left out");
+    assert_eq!(bins, packing.bin_count);
+}
