@@ -5,7 +5,8 @@
 //! or the weight plus 10 (strongly correlated); capacities either similar, uniform in 0.4 to 0.6 of
 //! the total weight divided by the number of knapsacks, or dissimilar, each uniform in what the
 //! ones before it leave of half the total weight. Here every item and every knapsack has four
-//! dimensions, each drawn for itself; "the weight" that a profit follows is the mean of the four.
+//! dimensions, each drawn for itself (but a dissimilar knapsack has one share of everything, else nothing
+//! could fill it); "the weight" that a profit follows is the mean of the four.
 //! The measure is the gap to the solver's own proven bound.
 
 use knapsack::{Item, Knapsack, Problem, Profit, Weight};
@@ -99,21 +100,23 @@ fn generate(n: usize, m: usize, correlation: Correlation, similar: bool) -> Prob
         })
         .collect();
     let mut capacities = vec![vec![0i64; DIMENSIONS]; m];
-    for (d, total) in totals.iter().enumerate() {
-        let mut left = total / 2;
-        for capacity in capacities.iter_mut().take(m - 1) {
+    let mut left = totals.map(|total| total / 2);
+    for capacity in capacities.iter_mut().take(m - 1) {
+        // Dissimilar: a knapsack of twice the size is so in every dimension.
+        let share = stream.range(0, 1_000_000);
+        for d in 0..DIMENSIONS {
             let drawn = if similar {
-                let share = total / m as i64;
-                stream.range(share * 4 / 10, share * 6 / 10).min(left)
+                let mean = totals[d] / m as i64;
+                stream.range(mean * 4 / 10, mean * 6 / 10).min(left[d])
             } else {
-                stream.range(0, left)
+                (i128::from(left[d]) * i128::from(share) / 1_000_000) as i64
             };
             capacity[d] = drawn;
-            left -= drawn;
+            left[d] -= drawn;
         }
-        // The book gives what is left to the last knapsack, so that the sum is half the weight.
-        capacities[m - 1][d] = left;
     }
+    // The book gives what is left to the last knapsack, so that the sum is half the weight.
+    capacities[m - 1].copy_from_slice(&left);
     Problem {
         dimension_count: DIMENSIONS,
         knapsacks: capacities

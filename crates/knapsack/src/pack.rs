@@ -1,0 +1,640 @@
+//! Knapsack by knapsack: fill, close, and fill anew what was filled badly.
+//!
+//! Enter at [`Packer::fill_all`] for a first packing and at [`Packer::improve`] for the search after it.
+//! Everything is measured as *loss* against the relaxation's prices y: what a knapsack leaves free costs
+//! y * free, and a copy that the relaxation would not take (reduced profit below zero), or would
+//! rather put elsewhere, costs the difference. A knapsack is filled with large kinds that match its free
+//! vector (least squares, as in Panigrahy and others, Heuristics for Vector Bin Packing, 2011), until room
+//! for two or three average ones is left; then [`crate::close`] finds the set that fills it best. The search
+//! is ruin and recreate (Schrimpf and others, Journal of Computational Physics 159, 2000; Shaw's large
+//! neighbourhoods, 1998): some copies, or all, of a few badly filled knapsacks are taken out and put back
+//! in another way together with what had no place; what is not worse is kept.
+//!
+//! Members of gangs are never moved here; conflicts are honoured by asking the state.
+
+use crate::close::{Candidate, Closer, worth};
+use crate::model::ordered;
+use crate::state::State;
+use crate::{Random, Work};
+
+/// Kinds looked at for one choice of the greedy part.
+const WINDOW: usize = 48;
+
+/// How hard one filling tries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    /// Candidates for the closing set.
+    pub(crate) candidates: usize,
+    /// First members with which sets of three are tried.
+    pub(crate) triples: usize,
+    /// Attempts, each with another greedy part; the best is kept.
+    pub(crate) attempts: u32,
+}
+
+pub(crate) struct Packer<'m> {
+    model: &'m crate::model::Model<'m>,
+    /// Prices, one a class and dimension.
+    price: Vec<f64>,
+    /// Best reduced profit of each kind over the classes.
+    reduced: Vec<f64>,
+    /// Kinds that the packer may move, large ones that should be in first.
+    order: Vec<u32>,
+    /// Kinds about which the relaxation does not care much, shuffled.
+    near: Vec<u32>,
+    closer: Closer,
+    candidates: Vec<Candidate>,
+    random: Random,
+}
+
+/// What an attempt put into a knapsack.
+type Picks = Vec<(u32, u32)>;
+
+impl<'m> Packer<'m> {
+    pub(crate) fn new(model: &'m crate::model::Model<'m>, price: Vec<f64>, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let dimensions = model.dimensions;
+        let mut reduced = Vec::with_capacity(model.kinds.len());
+        let mut size = Vec::with_capacity(model.kinds.len());
+        for kind in 0..model.kinds.len() {
+            let mut best = (f64::NEG_INFINITY, 0.0);
+            for class in 0..model.class_count {
+                if model.class_fit(kind, class) == 0 {
+                    continue;
+                }
+                let cost: f64 = model
+                    .class_weight(kind, class)
+                    .iter()
+                    .zip(&price[class * dimensions..])
+                    .map(|(w, y)| *w as f64 * y)
+                    .sum();
+                let rest = model.class_profit(kind, class) as f64 - cost;
+                if rest > best.0 {
+                    best = (rest, cost);
+                }
+            }
+            reduced.push(best.0);
+            size.push(best.1);
+        }
+        let free = |kind: &u32| {
+            model.kinds[*kind as usize].gang.is_none()
+                && reduced[*kind as usize] > f64::NEG_INFINITY
+                && model.kinds[*kind as usize].count > 0
+        };
+        let mut order: Vec<u32> = (0..model.kinds.len() as u32).filter(free).collect();
+        let mut near = order.clone();
+        // Those that the relaxation rejects clearly come last, by how clearly; the others by size.
+        order.sort_by_cached_key(|kind| {
+            let (r, s) = (reduced[*kind as usize], size[*kind as usize]);
+            if r < -0.02 * s {
+                (1, ordered(-r / (s + 1e-30)), *kind)
+            } else {
+                (0, ordered(-s), *kind)
+            }
+        });
+        near.sort_by_cached_key(|kind| {
+            let r = reduced[*kind as usize];
+            (ordered((-r).max(0.0)), random.next())
+        });
+        let kept = near.partition_point(|kind| reduced[*kind as usize] >= 0.0);
+        near.truncate((kept + kept / 3 + 256).min(near.len()));
+        for at in (1..near.len()).rev() {
+            near.swap(at, random.below(at + 1));
+        }
+        Packer {
+            model,
+            price,
+            reduced,
+            order,
+            near,
+            closer: Closer::default(),
+            candidates: Vec::new(),
+            random,
+        }
+    }
+
+    fn price_at(&self, knapsack: usize) -> &[f64] {
+        let class = self.model.class_of[knapsack] as usize;
+        &self.price[class * self.model.dimensions..(class + 1) * self.model.dimensions]
+    }
+
+    fn cost(&self, kind: u32, knapsack: usize) -> f64 {
+        let weight = self.model.weight(kind as usize, knapsack);
+        weight
+            .iter()
+            .zip(self.price_at(knapsack))
+            .map(|(w, y)| *w as f64 * y)
+            .sum()
+    }
+
+    /// What a copy brings here, less (by `share`) what the relaxation gets out of it anyway.
+    fn gain(&self, kind: u32, knapsack: usize, share: f64) -> f64 {
+        let profit = self.model.profit(kind as usize, knapsack) as f64;
+        profit - self.reduced[kind as usize].max(0.0) * share
+    }
+
+    /// What a knapsack leaves free, in parts of all of it, at the prices.
+    fn loss(&self, state: &State, knapsack: usize) -> f64 {
+        worth(state.free(knapsack), self.price_at(knapsack))
+    }
+
+    /// Fills every knapsack from what has no place, roomiest first.
+    pub(crate) fn fill_all(&mut self, state: &mut State, effort: Effort, work: &mut Work) {
+        let mut knapsacks: Vec<usize> = (0..self.model.knapsack_count).collect();
+        knapsacks.sort_by_cached_key(|k| (ordered(-self.loss(state, *k)), *k));
+        let order = std::mem::take(&mut self.order);
+        let mut base = order.clone();
+        for knapsack in knapsacks {
+            if work.exhausted() {
+                break;
+            }
+            self.fill(state, knapsack, &mut base, effort, 1.0, work);
+        }
+        self.order = order;
+    }
+
+    /// Fills one knapsack: the best of some attempts.
+    fn fill(
+        &mut self,
+        state: &mut State,
+        knapsack: usize,
+        base: &mut Vec<u32>,
+        effort: Effort,
+        share: f64,
+        work: &mut Work,
+    ) {
+        let whole = worth(state.free(knapsack), self.price_at(knapsack));
+        let mut best: Option<(f64, Picks)> = None;
+        for attempt in 0..effort.attempts {
+            let mut picks: Picks = Vec::new();
+            let spread = if attempt == 0 {
+                1.8
+            } else {
+                0.8 + 2.4 * self.random.unit()
+            };
+            let gain = self.greedy(
+                state,
+                knapsack,
+                base,
+                spread,
+                attempt > 0,
+                share,
+                &mut picks,
+                work,
+            ) + self.close(state, knapsack, effort, share, &mut picks, work);
+            let better = best.as_ref().is_none_or(|(most, _)| gain > *most);
+            if attempt + 1 == effort.attempts && better {
+                return;
+            }
+            let done = gain >= whole * (1.0 - 1e-5) || work.exhausted();
+            if better && done {
+                return;
+            }
+            for (kind, count) in picks.iter().rev() {
+                state.take(*kind as usize, knapsack, *count);
+            }
+            if better {
+                best = Some((gain, picks));
+            }
+            if done {
+                break;
+            }
+        }
+        if let Some((_, picks)) = best {
+            for (kind, count) in picks {
+                state.put(kind as usize, knapsack, count);
+            }
+        }
+    }
+
+    /// Puts in large kinds that match what is free, until about `spread` average ones would still fit. Answers their gain.
+    fn greedy(
+        &mut self,
+        state: &mut State,
+        knapsack: usize,
+        base: &mut Vec<u32>,
+        spread: f64,
+        shake: bool,
+        share: f64,
+        picks: &mut Picks,
+        work: &mut Work,
+    ) -> f64 {
+        let dimensions = self.model.dimensions;
+        let capacity = &self.model.problem.knapsacks[knapsack].capacity;
+        let price = self.price_at(knapsack).to_vec();
+        let whole = worth(capacity, &price).max(1e-30);
+        // Importance of each dimension: its share of the knapsack's price, and a little for those that are free of charge.
+        let importance: Vec<f64> = (0..dimensions)
+            .map(|d| {
+                let c = (capacity[d].max(1)) as f64;
+                (price[d] * c / whole + 0.02) / (c * c)
+            })
+            .collect();
+        let mut gained = 0.0;
+        let (mut sum, mut seen) = (0.0, 0.0);
+        let mut window: Vec<u32> = Vec::with_capacity(WINDOW);
+        loop {
+            window.clear();
+            let mut stale = 0;
+            let mut scanned = 0;
+            for kind in base.iter() {
+                scanned += 1;
+                if state.unplaced[*kind as usize] == 0 {
+                    stale += 1;
+                    continue;
+                }
+                if state.room(*kind as usize, knapsack, 1) > 0 {
+                    if shake && self.random.below(4) == 0 {
+                        continue;
+                    }
+                    window.push(*kind);
+                    if window.len() >= WINDOW {
+                        break;
+                    }
+                }
+                if scanned - stale > 40 * WINDOW {
+                    break;
+                }
+            }
+            work.spend(scanned as u64 / 4 + 1);
+            if stale > 64 && stale > scanned / 2 {
+                let unplaced = &state.unplaced;
+                let mut at = 0;
+                base.retain(|kind| {
+                    at += 1;
+                    at > scanned || unplaced[*kind as usize] > 0
+                });
+            }
+            if window.is_empty() {
+                return gained;
+            }
+            for kind in &window {
+                sum += self.cost(*kind, knapsack);
+                seen += 1.0;
+            }
+            let reserve = spread * sum / seen;
+            let placed_before = picks.len();
+            loop {
+                let free = state.free(knapsack);
+                if worth(free, &price) <= reserve {
+                    return gained;
+                }
+                let mut choice: Option<(f64, usize)> = None;
+                for (at, kind) in window.iter().enumerate() {
+                    if state.room(*kind as usize, knapsack, 1) == 0
+                        || state.unplaced[*kind as usize] == 0
+                    {
+                        continue;
+                    }
+                    let weight = self.model.weight(*kind as usize, knapsack);
+                    let mut score = 0.0;
+                    for d in 0..dimensions {
+                        let left = (free[d] - weight[d]) as f64;
+                        score += importance[d] * left * left;
+                    }
+                    if choice.is_none_or(|(least, _)| score < least) {
+                        choice = Some((score, at));
+                    }
+                }
+                work.spend(window.len() as u64 / 4 + 1);
+                let Some((_, at)) = choice else { break };
+                let kind = window[at];
+                state.put(kind as usize, knapsack, 1);
+                gained += self.gain(kind, knapsack, share);
+                match picks.last_mut() {
+                    Some((last, count)) if *last == kind => *count += 1,
+                    _ => picks.push((kind, 1)),
+                }
+            }
+            if picks.len() == placed_before {
+                return gained;
+            }
+        }
+    }
+
+    /// Closes a knapsack with the best small sets, one after the other, until nothing fits. Answers their gain.
+    fn close(
+        &mut self,
+        state: &mut State,
+        knapsack: usize,
+        effort: Effort,
+        share: f64,
+        picks: &mut Picks,
+        work: &mut Work,
+    ) -> f64 {
+        let mut gained = 0.0;
+        loop {
+            self.gather(
+                state,
+                knapsack,
+                effort.candidates,
+                share,
+                f64::INFINITY,
+                work,
+            );
+            if self.candidates.is_empty() {
+                return gained;
+            }
+            let price = self.price_at(knapsack).to_vec();
+            let mut candidates = std::mem::take(&mut self.candidates);
+            self.closer
+                .load(self.model.dimensions, &mut candidates, |kind| {
+                    self.model.weight(kind as usize, knapsack)
+                });
+            self.candidates = candidates;
+            let best = self
+                .closer
+                .best(state.free(knapsack), &price, 0.0, effort.triples, work);
+            if best.count == 0 {
+                return gained;
+            }
+            gained += best.gain;
+            for at in &best.chosen[..best.count] {
+                let kind = self.closer.candidates[*at as usize].kind;
+                state.put(kind as usize, knapsack, 1);
+                picks.push((kind, 1));
+            }
+        }
+    }
+
+    /// Candidates that fit into what is free and would lose less than `limit`.
+    fn gather(
+        &mut self,
+        state: &State,
+        knapsack: usize,
+        wanted: usize,
+        share: f64,
+        limit: f64,
+        work: &mut Work,
+    ) {
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.clear();
+        // From the shuffled list of promising kinds, or from what has no place if that is little.
+        let open = state.open.len() <= 4 * wanted.max(WINDOW);
+        let list: &[u32] = if open { &state.open } else { &self.near };
+        let start = if list.is_empty() {
+            0
+        } else {
+            self.random.below(list.len())
+        };
+        let scan = list.len().min(16 * wanted);
+        work.spend(scan as u64 / 16 + 1);
+        for step in 0..scan {
+            let kind = list[(start + step) % list.len()];
+            let copies = state.unplaced[kind as usize];
+            if copies == 0
+                || self.model.kinds[kind as usize].gang.is_some()
+                || state.room(kind as usize, knapsack, 1) == 0
+            {
+                continue;
+            }
+            let gain = self.gain(kind, knapsack, share);
+            let cost = self.cost(kind, knapsack);
+            if gain <= 0.0 || cost - gain >= limit {
+                continue;
+            }
+            // A conflict may forbid a second copy, or another kind beside this one: those come alone, by the greedy part.
+            if !self.model.kinds[kind as usize].conflicts.is_empty() {
+                continue;
+            }
+            candidates.push(Candidate {
+                kind,
+                copies,
+                gain,
+                cost,
+            });
+            if candidates.len() >= wanted {
+                break;
+            }
+        }
+        self.candidates = candidates;
+    }
+
+    /// Ruins and recreates until the work is done. Calls `better` whenever the state's value has risen.
+    pub(crate) fn improve(
+        &mut self,
+        state: &mut State,
+        bound: i64,
+        idle_max: u64,
+        work: &mut Work,
+        mut better: impl FnMut(&State),
+    ) {
+        let count = self.model.knapsack_count;
+        if count == 0 {
+            return;
+        }
+        let mut arms = Arms::new();
+        let mut saved: Vec<(usize, Vec<(u32, u32)>)> = Vec::new();
+        let mut best = state.value;
+        let mut last_gain = work.done();
+        while !work.exhausted() && state.value() < bound {
+            if work.done() - last_gain > idle_max {
+                return;
+            }
+            let arm = arms.pick(&mut self.random);
+            let before = (state.value, work.done());
+            saved.clear();
+            let width = ARMS[arm].width.min(count);
+            let mut knapsacks: Vec<usize> = Vec::with_capacity(width);
+            for _ in 0..width {
+                let mut pick = self.random.below(count);
+                for _ in 0..ARMS[arm].pressure {
+                    let other = self.random.below(count);
+                    if self.loss(state, other) > self.loss(state, pick) {
+                        pick = other;
+                    }
+                }
+                if !knapsacks.contains(&pick) {
+                    knapsacks.push(pick);
+                }
+            }
+            for knapsack in &knapsacks {
+                saved.push((*knapsack, state.held[*knapsack].clone()));
+                self.ruin(state, *knapsack, ARMS[arm].share);
+            }
+            self.recreate(state, &knapsacks, ARMS[arm], work);
+            work.spend(8 * width as u64);
+            if state.value < before.0 {
+                for (knapsack, held) in &saved {
+                    self.empty(state, *knapsack);
+                    let _ = held;
+                }
+                for (knapsack, held) in &saved {
+                    for (kind, copies) in held {
+                        let now = held_copies(state, *kind, *knapsack);
+                        if now < *copies {
+                            state.put(*kind as usize, *knapsack, copies - now);
+                        }
+                    }
+                }
+            }
+            let rise = (state.value - before.0) as f64;
+            arms.learn(arm, rise, (work.done() - before.1) as f64);
+            if state.value > best {
+                best = state.value;
+                last_gain = work.done();
+                better(state);
+            }
+        }
+    }
+
+    /// Takes a share of the copies out of a knapsack (at random; all of them from a share of 1 on).
+    fn ruin(&mut self, state: &mut State, knapsack: usize, share: f64) {
+        if share >= 1.0 {
+            self.empty(state, knapsack);
+            return;
+        }
+        let held: Vec<(u32, u32)> = state.held[knapsack]
+            .iter()
+            .filter(|(kind, _)| self.model.kinds[*kind as usize].gang.is_none())
+            .copied()
+            .collect();
+        if held.is_empty() {
+            return;
+        }
+        let wanted = 1 + self.random.below(3);
+        for _ in 0..wanted {
+            let (kind, _) = held[self.random.below(held.len())];
+            if held_copies(state, kind, knapsack) > 0 {
+                state.take(kind as usize, knapsack, 1);
+            }
+        }
+    }
+
+    fn empty(&self, state: &mut State, knapsack: usize) {
+        for (kind, copies) in state.held[knapsack].clone() {
+            if self.model.kinds[kind as usize].gang.is_none() {
+                state.take(kind as usize, knapsack, copies);
+            }
+        }
+    }
+
+    fn recreate(&mut self, state: &mut State, knapsacks: &[usize], arm: Arm, work: &mut Work) {
+        let share = if knapsacks.len() == 1 || self.random.below(2) == 0 {
+            0.0
+        } else {
+            1.0
+        };
+        if arm.share < 1.0 {
+            for knapsack in knapsacks {
+                let mut picks = Vec::new();
+                self.close(state, *knapsack, arm.effort, share, &mut picks, work);
+            }
+            return;
+        }
+        let mut base: Vec<u32> = if state.open.len() <= 4096 {
+            state.open.clone()
+        } else {
+            let start = self.random.below(self.near.len().max(1));
+            (0..self.near.len().min(2048))
+                .map(|step| self.near[(start + step) % self.near.len()])
+                .filter(|kind| state.unplaced[*kind as usize] > 0)
+                .collect()
+        };
+        base.retain(|kind| self.model.kinds[*kind as usize].gang.is_none());
+        base.sort_by_cached_key(|kind| {
+            let cost = self.cost(*kind, knapsacks[0]);
+            let rejected = self.reduced[*kind as usize] < -0.02 * cost;
+            (rejected, ordered(-cost), *kind)
+        });
+        for knapsack in knapsacks {
+            self.fill(state, *knapsack, &mut base, arm.effort, share, work);
+        }
+    }
+}
+
+fn held_copies(state: &State, kind: u32, knapsack: usize) -> u32 {
+    state.held[knapsack]
+        .iter()
+        .find(|(held, _)| *held == kind)
+        .map_or(0, |(_, copies)| *copies)
+}
+
+/// One way to ruin and recreate.
+#[derive(Clone, Copy, Debug)]
+struct Arm {
+    /// Knapsacks at once.
+    width: usize,
+    /// How strongly badly filled ones are preferred: the worst of so many more drawn.
+    pressure: usize,
+    /// Below 1: up to three copies are taken out of each; else everything.
+    share: f64,
+    effort: Effort,
+}
+
+const fn arm(
+    width: usize,
+    pressure: usize,
+    share: f64,
+    candidates: usize,
+    triples: usize,
+    attempts: u32,
+) -> Arm {
+    Arm {
+        width,
+        pressure,
+        share,
+        effort: Effort {
+            candidates,
+            triples,
+            attempts,
+        },
+    }
+}
+
+const ARMS: [Arm; 10] = [
+    arm(1, 1, 0.5, 128, 0, 1),
+    arm(1, 2, 0.5, 512, 0, 1),
+    arm(1, 1, 0.5, 128, 8, 1),
+    arm(2, 2, 0.5, 128, 4, 1),
+    arm(4, 2, 0.5, 256, 4, 1),
+    arm(1, 2, 1.0, 256, 2, 3),
+    arm(2, 2, 1.0, 256, 4, 3),
+    arm(4, 2, 1.0, 256, 4, 4),
+    arm(12, 3, 1.0, 512, 8, 6),
+    arm(40, 4, 1.0, 512, 16, 8),
+];
+
+/// Which arm pays most for its work: gain per step, forgotten slowly, with a share of tries for every arm.
+struct Arms {
+    gain: [f64; ARMS.len()],
+    cost: [f64; ARMS.len()],
+}
+
+impl Arms {
+    fn new() -> Self {
+        Arms {
+            gain: [0.0; ARMS.len()],
+            cost: [1.0; ARMS.len()],
+        }
+    }
+
+    /// Nine in ten by what paid so far, one in ten by cheapness alone, so that none starves and none eats the budget.
+    fn pick(&self, random: &mut Random) -> usize {
+        let explore = random.below(10) == 0;
+        let weight = |at: usize| {
+            if explore {
+                1.0 / self.cost[at].max(1.0)
+            } else {
+                self.gain[at] / self.cost[at]
+            }
+        };
+        let sum: f64 = (0..ARMS.len()).map(weight).sum();
+        if sum <= 0.0 || !sum.is_finite() {
+            return random.below(ARMS.len());
+        }
+        let mut at = random.unit() * sum;
+        for index in 0..ARMS.len() {
+            at -= weight(index);
+            if at <= 0.0 {
+                return index;
+            }
+        }
+        ARMS.len() - 1
+    }
+
+    fn learn(&mut self, arm: usize, gain: f64, cost: f64) {
+        const KEEP: f64 = 0.97;
+        self.gain[arm] = self.gain[arm] * KEEP + gain.max(0.0);
+        self.cost[arm] = self.cost[arm] * KEEP + cost;
+    }
+}
