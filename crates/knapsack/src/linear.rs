@@ -192,19 +192,11 @@ impl Tableau<'_> {
             }
         }
         // Pass breakpoints, nearest first, for as long as the dual objective still falls.
-        let mut heap = crate::heap::MinHeap::from(breakpoints);
-        let mut flipped: Vec<usize> = Vec::new();
-        let entering = loop {
-            let Some((_, alpha, j)) = heap.pop() else {
-                return false;
-            };
-            let after = slope - alpha.abs() * self.upper(j);
-            if after <= 0.0 || !after.is_finite() {
-                break j;
-            }
-            slope = after;
-            flipped.push(j);
+        let step = |j: usize, alpha: f64| alpha.abs() * self.upper(j);
+        let Some(entering) = crate::select::weighted(&mut breakpoints, &mut slope, step) else {
+            return false;
         };
+        let flipped: Vec<usize> = breakpoints.iter().map(|(_, _, j)| *j).collect();
         for j in flipped {
             let upper = self.upper(j);
             if self.place[j] == Place::Upper {

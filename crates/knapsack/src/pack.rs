@@ -231,11 +231,21 @@ impl<'m> Packer<'m> {
             .collect();
         let mut gained = 0.0;
         let (mut sum, mut seen) = (0.0, 0.0);
+        let mut mean = base
+            .iter()
+            .rev()
+            .take(8)
+            .chain(base.iter().take(8))
+            .map(|kind| self.cost(*kind, knapsack) / 16.0)
+            .sum::<f64>();
         let mut window: Vec<u32> = Vec::with_capacity(WINDOW);
         loop {
             window.clear();
             let mut stale = 0;
             let mut scanned = 0;
+            // Large ones from the front of the order; where a knapsack holds many, others at random.
+            let many = worth(state.free(knapsack), &price) > 12.0 * mean && !base.is_empty();
+            let from_front = if many { WINDOW / 4 } else { WINDOW };
             for kind in base.iter() {
                 scanned += 1;
                 if state.unplaced[*kind as usize] == 0 {
@@ -247,7 +257,7 @@ impl<'m> Packer<'m> {
                         continue;
                     }
                     window.push(*kind);
-                    if window.len() >= WINDOW {
+                    if window.len() >= from_front {
                         break;
                     }
                 }
@@ -255,8 +265,21 @@ impl<'m> Packer<'m> {
                     break;
                 }
             }
+            if many {
+                let mut tries = 0;
+                while window.len() < WINDOW && tries < 4 * WINDOW {
+                    tries += 1;
+                    let kind = base[self.random.below(base.len())];
+                    if self.reduced[kind as usize] >= 0.0
+                        && state.room(kind as usize, knapsack, state.unplaced[kind as usize]) > 0
+                        && !window.contains(&kind)
+                    {
+                        window.push(kind);
+                    }
+                }
+            }
             work.spend(scanned as u64 / 4 + 1);
-            if stale > 64 && stale > scanned / 2 {
+            if stale > 64 + base.len() / 16 && stale > scanned / 2 {
                 let unplaced = &state.unplaced;
                 let mut at = 0;
                 base.retain(|kind| {
@@ -272,24 +295,37 @@ impl<'m> Packer<'m> {
                 seen += 1.0;
             }
             let reserve = spread * sum / seen;
-            let placed_before = picks.len();
+            mean = sum / seen;
+            let mut taken = 0;
             loop {
                 let free = state.free(knapsack);
                 if worth(free, &price) <= reserve {
                     return gained;
                 }
+                // Far from full, what matters is the direction for its cost; near to full, what is left.
+                let steer = worth(free, &price) > 8.0 * mean;
+                // A window that is used up would leave no choice: a new one after an eighth of it.
+                if many && (!steer || taken >= WINDOW / 8) {
+                    break;
+                }
                 let mut choice: Option<(f64, usize)> = None;
                 for (at, kind) in window.iter().enumerate() {
-                    if state.room(*kind as usize, knapsack, 1) == 0
-                        || state.unplaced[*kind as usize] == 0
-                    {
+                    if state.room(*kind as usize, knapsack, state.unplaced[*kind as usize].min(1)) == 0 {
                         continue;
                     }
                     let weight = self.model.weight(*kind as usize, knapsack);
-                    let mut score = 0.0;
+                    let (mut score, mut cost) = (0.0, 1e-30);
                     for d in 0..dimensions {
-                        let left = (free[d] - weight[d]) as f64;
-                        score += importance[d] * left * left;
+                        if steer {
+                            score -= importance[d] * free[d] as f64 * weight[d] as f64;
+                            cost += price[d] * weight[d] as f64;
+                        } else {
+                            let left = (free[d] - weight[d]) as f64;
+                            score += importance[d] * left * left;
+                        }
+                    }
+                    if steer {
+                        score /= cost;
                     }
                     if choice.is_none_or(|(least, _)| score < least) {
                         choice = Some((score, at));
@@ -297,6 +333,7 @@ impl<'m> Packer<'m> {
                 }
                 work.spend(window.len() as u64 / 4 + 1);
                 let Some((_, at)) = choice else { break };
+                taken += 1;
                 let kind = window[at];
                 state.put(kind as usize, knapsack, 1);
                 gained += self.gain(kind, knapsack, share);
@@ -305,7 +342,7 @@ impl<'m> Packer<'m> {
                     _ => picks.push((kind, 1)),
                 }
             }
-            if picks.len() == placed_before {
+            if taken == 0 && !many {
                 return gained;
             }
         }
@@ -477,7 +514,7 @@ impl<'m> Packer<'m> {
         }
     }
 
-    /// Takes a share of the copies out of a knapsack (at random; all of them from a share of 1 on).
+    /// Takes a share of the copies out of a knapsack, at random: none but up to three for a share of 0, all for 1.
     fn ruin(&mut self, state: &mut State, knapsack: usize, share: f64) {
         if share >= 1.0 {
             self.empty(state, knapsack);
@@ -491,9 +528,14 @@ impl<'m> Packer<'m> {
         if held.is_empty() {
             return;
         }
-        let wanted = 1 + self.random.below(3);
+        let wanted = 1 + self.random.below(3) + (held.len() as f64 * share) as usize;
         for _ in 0..wanted {
-            let (kind, _) = held[self.random.below(held.len())];
+            // Of two, the one that the relaxation values less.
+            let mut kind = held[self.random.below(held.len())].0;
+            let other = held[self.random.below(held.len())].0;
+            if self.reduced[other as usize] < self.reduced[kind as usize] {
+                kind = other;
+            }
             if held_copies(state, kind, knapsack) > 0 {
                 state.take(kind as usize, knapsack, 1);
             }
@@ -514,7 +556,7 @@ impl<'m> Packer<'m> {
         } else {
             1.0
         };
-        if arm.share < 1.0 {
+        if arm.share <= 0.0 {
             for knapsack in knapsacks {
                 let mut picks = Vec::new();
                 self.close(state, *knapsack, arm.effort, share, &mut picks, work);
@@ -556,7 +598,7 @@ struct Arm {
     width: usize,
     /// How strongly badly filled ones are preferred: the worst of so many more drawn.
     pressure: usize,
-    /// Below 1: up to three copies are taken out of each; else everything.
+    /// Share of the kinds held of which a copy is taken out, beside up to three.
     share: f64,
     effort: Effort,
 }
@@ -581,12 +623,15 @@ const fn arm(
     }
 }
 
-const ARMS: [Arm; 10] = [
-    arm(1, 1, 0.5, 128, 0, 1),
-    arm(1, 2, 0.5, 512, 0, 1),
-    arm(1, 1, 0.5, 128, 8, 1),
-    arm(2, 2, 0.5, 128, 4, 1),
-    arm(4, 2, 0.5, 256, 4, 1),
+const ARMS: [Arm; 13] = [
+    arm(1, 1, 0.0, 128, 0, 1),
+    arm(1, 2, 0.0, 512, 0, 1),
+    arm(1, 1, 0.0, 128, 8, 1),
+    arm(2, 2, 0.0, 128, 4, 1),
+    arm(4, 2, 0.0, 256, 4, 1),
+    arm(1, 1, 0.2, 256, 2, 1),
+    arm(2, 2, 0.2, 256, 2, 1),
+    arm(4, 2, 0.3, 256, 2, 1),
     arm(1, 2, 1.0, 256, 2, 3),
     arm(2, 2, 1.0, 256, 4, 3),
     arm(4, 2, 1.0, 256, 4, 4),
