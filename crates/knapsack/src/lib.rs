@@ -156,25 +156,21 @@ impl Search<'_> {
 
     fn run(&mut self, options: &Options, work: &mut Work) {
         let model = self.best.model;
-        let t0 = std::time::Instant::now(); let dbg = |what: &str, v: i64, b: i64| if std::env::var("KDBG").is_ok() { eprintln!("{what} {:?} value {v} bound {b} gap {:.4}", t0.elapsed(), (b-v) as f64/b as f64*100.0) };
         let vast = model.kinds.len() as u64 * model.knapsack_count as u64 > PAIRS_MAX;
         if !vast {
             self.construct(&Order::ALL[..1], None, options, work);
         }
-        dbg("bfd", self.best.value(), self.bound);
         if self.proven() {
             return;
         }
         let prices = bound::prices(model, self.best.value(), work);
         self.bound = self.bound.min(prices.bound);
-        dbg("lp", self.best.value(), self.bound);
         if !vast && !self.proven() && !work.exhausted() {
             self.construct(&Order::ALL[1..], Some(&prices.price), options, work);
         }
         if self.proven() || work.exhausted() && !vast {
             return;
         }
-        dbg("orders", self.best.value(), self.bound);
         let guide = guide(model, prices.price, work);
         let mut packer = Packer::new(model, guide, options.seed);
         let mut packed = State::new(model);
@@ -187,7 +183,6 @@ impl Search<'_> {
             triples: 0,
             attempts: 1,
         };
-        dbg("packer", self.best.value(), self.bound);
         packer.fill_all(&mut packed, effort, work);
         self.consider(&packed);
         let idle_max = if options.work_max == u64::MAX {
@@ -195,7 +190,6 @@ impl Search<'_> {
         } else {
             20_000 + 50 * model.kinds.len() as u64 * model.knapsack_count as u64
         };
-        dbg("packed", packed.value(), self.bound);
         let mut state = self.best.clone();
         let bound = self.bound;
         let best = &mut self.best;

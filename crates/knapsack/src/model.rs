@@ -13,6 +13,11 @@ use crate::problem::{Problem, Profit, UNCONSTRAINED, Weight};
 
 /// Knapsack classes beyond this number are put together: a weaker bound, but one that ends.
 const CLASSES_MAX: usize = 256;
+/// Pairs of items and classes up to which knapsacks of different proportions are told apart.
+const SHAPE_PAIRS_MAX: usize = 5_000;
+
+/// A profit that depends on the knapsack.
+const ASK: i64 = i64::MIN;
 
 pub(crate) struct Kind {
     /// Items of the problem, each with its multiplicity; together they have `count` copies.
@@ -33,6 +38,12 @@ pub(crate) struct Model<'a> {
     pub(crate) dimensions: usize,
     pub(crate) knapsack_count: usize,
     pub(crate) kinds: Vec<Kind>,
+    /// Weights of the kinds that weigh the same everywhere, flat; what the search touches most lies together.
+    flat_weight: Vec<i64>,
+    /// Profit of the kinds that are worth the same everywhere and may go anywhere; [`ASK`] for the others.
+    flat_profit: Vec<i64>,
+    /// Does every kind weigh the same everywhere?
+    all_same: bool,
     pub(crate) class_of: Vec<u32>,
     pub(crate) class_count: usize,
     /// Sum of the capacities of a class (those below zero count as zero).
@@ -66,22 +77,47 @@ impl<'a> Model<'a> {
             dimensions,
             knapsack_count,
             kinds: kinds(problem),
+            flat_weight: Vec::new(),
+            flat_profit: Vec::new(),
+            all_same: true,
             class_of,
             class_count,
             class_capacity,
             scale,
         };
+        for kind in &model.kinds {
+            let item = &problem.items[kind.items[0] as usize];
+            match &item.weight {
+                Weight::Same(weight) => model.flat_weight.extend_from_slice(weight),
+                Weight::PerKnapsack(_) => {
+                    let zeros = std::iter::repeat_n(0, dimensions);
+                    model.flat_weight.extend(zeros);
+                    model.all_same = false;
+                }
+            }
+            model.flat_profit.push(match (&item.profit, &item.allowed) {
+                (Profit::Same(profit), None) => (*profit).max(-1),
+                _ => ASK,
+            });
+        }
         model.fill_tables();
         model
     }
 
     pub(crate) fn weight(&self, kind: usize, knapsack: usize) -> &[i64] {
+        if self.all_same {
+            return &self.flat_weight[kind * self.dimensions..(kind + 1) * self.dimensions];
+        }
         self.problem
             .weight(self.kinds[kind].items[0] as usize, knapsack)
     }
 
     /// What a copy is worth there; below zero if it may not go there.
     pub(crate) fn profit(&self, kind: usize, knapsack: usize) -> i64 {
+        let profit = self.flat_profit[kind];
+        if profit != ASK {
+            return profit;
+        }
         let item = self.kinds[kind].items[0] as usize;
         if self.problem.pair_allowed(item, knapsack) {
             self.problem.profit(item, knapsack)
@@ -321,14 +357,53 @@ fn classes(problem: &Problem) -> (Vec<u32>, usize) {
             }
         }
     }
-    let mut known: HashMap<u64, u32> = HashMap::new();
-    let mut class_of = Vec::with_capacity(count);
-    for mark in marks {
-        let next = known.len() as u32;
-        class_of.push(*known.entry(mark).or_insert(next));
-    }
-    if known.len() > CLASSES_MAX {
+    let number = |marks: &[u64]| {
+        let mut known: HashMap<u64, u32> = HashMap::new();
+        let class_of: Vec<u32> = marks
+            .iter()
+            .map(|mark| {
+                let next = known.len() as u32;
+                *known.entry(*mark).or_insert(next)
+            })
+            .collect();
+        (class_of, known.len().max(1))
+    };
+    let alike = number(&marks);
+    if alike.1 > CLASSES_MAX {
         return (vec![0; count], 1);
     }
-    (class_of, known.len().max(1))
+    // Knapsacks of different proportions deserve different prices: as many classes as the work allows.
+    let most = (SHAPE_PAIRS_MAX / problem.items.len().max(1)).clamp(1, CLASSES_MAX);
+    let mut step = 0.02;
+    for _ in 0..8 {
+        let shaped: Vec<u64> = marks
+            .iter()
+            .zip(&problem.knapsacks)
+            .map(|(mark, knapsack)| {
+                shape(&knapsack.capacity, step)
+                    .into_iter()
+                    .fold(*mark, mix)
+            })
+            .collect();
+        let split = number(&shaped);
+        if split.1 <= most.max(alike.1) {
+            return split;
+        }
+        step *= 1.7;
+    }
+    alike
+}
+
+/// The proportions of a capacity vector, in logarithmic steps of each dimension beside the first that is there.
+fn shape(capacity: &[i64], step: f64) -> Vec<u64> {
+    let first = capacity.iter().copied().find(|c| *c > 0).unwrap_or(1) as f64;
+    capacity
+        .iter()
+        .map(|c| {
+            if *c <= 0 {
+                return u64::MAX;
+            }
+            ((*c as f64 / first).log2() / step).round() as i64 as u64
+        })
+        .collect()
 }

@@ -46,6 +46,28 @@ pub(crate) struct Packer<'m> {
     random: Random,
 }
 
+/// Kinds in the order in which they should be placed; what lies before `start` is placed already.
+struct Base {
+    kinds: Vec<u32>,
+    start: usize,
+}
+
+impl Base {
+    /// Moves the start past kinds that have no copy left; what is left of the front closes up behind them.
+    fn skip_placed(&mut self, unplaced: &[u32]) {
+        const FRONT: usize = 8 * WINDOW;
+        let end = (self.start + FRONT).min(self.kinds.len());
+        let mut to = end;
+        for at in (self.start..end).rev() {
+            if unplaced[self.kinds[at] as usize] > 0 {
+                to -= 1;
+                self.kinds[to] = self.kinds[at];
+            }
+        }
+        self.start = to;
+    }
+}
+
 /// What an attempt put into a knapsack.
 type Picks = Vec<(u32, u32)>;
 
@@ -141,15 +163,16 @@ impl<'m> Packer<'m> {
     pub(crate) fn fill_all(&mut self, state: &mut State, effort: Effort, work: &mut Work) {
         let mut knapsacks: Vec<usize> = (0..self.model.knapsack_count).collect();
         knapsacks.sort_by_cached_key(|k| (ordered(-self.loss(state, *k)), *k));
-        let order = std::mem::take(&mut self.order);
-        let mut base = order.clone();
+        let mut base = Base {
+            kinds: self.order.clone(),
+            start: 0,
+        };
         for knapsack in knapsacks {
             if work.exhausted() {
                 break;
             }
             self.fill(state, knapsack, &mut base, effort, 1.0, work);
         }
-        self.order = order;
     }
 
     /// Fills one knapsack: the best of some attempts.
@@ -157,11 +180,12 @@ impl<'m> Packer<'m> {
         &mut self,
         state: &mut State,
         knapsack: usize,
-        base: &mut Vec<u32>,
+        base: &mut Base,
         effort: Effort,
         share: f64,
         work: &mut Work,
     ) {
+        base.skip_placed(&state.unplaced);
         let whole = worth(state.free(knapsack), self.price_at(knapsack));
         let mut best: Option<(f64, Picks)> = None;
         for attempt in 0..effort.attempts {
@@ -211,7 +235,7 @@ impl<'m> Packer<'m> {
         &mut self,
         state: &mut State,
         knapsack: usize,
-        base: &mut Vec<u32>,
+        base: &mut Base,
         spread: f64,
         shake: bool,
         share: f64,
@@ -231,11 +255,12 @@ impl<'m> Packer<'m> {
             .collect();
         let mut gained = 0.0;
         let (mut sum, mut seen) = (0.0, 0.0);
-        let mut mean = base
+        let list = &base.kinds[base.start..];
+        let mut mean = list
             .iter()
             .rev()
             .take(8)
-            .chain(base.iter().take(8))
+            .chain(list.iter().take(8))
             .map(|kind| self.cost(*kind, knapsack) / 16.0)
             .sum::<f64>();
         let mut window: Vec<u32> = Vec::with_capacity(WINDOW);
@@ -244,9 +269,9 @@ impl<'m> Packer<'m> {
             let mut stale = 0;
             let mut scanned = 0;
             // Large ones from the front of the order; where a knapsack holds many, others at random.
-            let many = worth(state.free(knapsack), &price) > 12.0 * mean && !base.is_empty();
+            let many = worth(state.free(knapsack), &price) > 12.0 * mean && !list.is_empty();
             let from_front = if many { WINDOW / 4 } else { WINDOW };
-            for kind in base.iter() {
+            for kind in list {
                 scanned += 1;
                 if state.unplaced[*kind as usize] == 0 {
                     stale += 1;
@@ -269,7 +294,7 @@ impl<'m> Packer<'m> {
                 let mut tries = 0;
                 while window.len() < WINDOW && tries < 4 * WINDOW {
                     tries += 1;
-                    let kind = base[self.random.below(base.len())];
+                    let kind = list[self.random.below(list.len())];
                     if self.reduced[kind as usize] >= 0.0
                         && state.room(kind as usize, knapsack, state.unplaced[kind as usize]) > 0
                         && !window.contains(&kind)
@@ -279,14 +304,6 @@ impl<'m> Packer<'m> {
                 }
             }
             work.spend(scanned as u64 / 4 + 1);
-            if stale > 64 + base.len() / 16 && stale > scanned / 2 {
-                let unplaced = &state.unplaced;
-                let mut at = 0;
-                base.retain(|kind| {
-                    at += 1;
-                    at > scanned || unplaced[*kind as usize] > 0
-                });
-            }
             if window.is_empty() {
                 return gained;
             }
@@ -414,14 +431,12 @@ impl<'m> Packer<'m> {
             self.random.below(list.len())
         };
         let scan = list.len().min(16 * wanted);
+        let ruled = !self.model.problem.conflicts.is_empty() || !self.model.problem.gangs.is_empty();
         work.spend(scan as u64 / 16 + 1);
         for step in 0..scan {
             let kind = list[(start + step) % list.len()];
             let copies = state.unplaced[kind as usize];
-            if copies == 0
-                || self.model.kinds[kind as usize].gang.is_some()
-                || state.room(kind as usize, knapsack, 1) == 0
-            {
+            if copies == 0 || state.room(kind as usize, knapsack, 1) == 0 {
                 continue;
             }
             let gain = self.gain(kind, knapsack, share);
@@ -430,7 +445,7 @@ impl<'m> Packer<'m> {
                 continue;
             }
             // A conflict may forbid a second copy, or another kind beside this one: those come alone, by the greedy part.
-            if !self.model.kinds[kind as usize].conflicts.is_empty() {
+            if ruled && (!self.model.kinds[kind as usize].conflicts.is_empty() || self.model.kinds[kind as usize].gang.is_some()) {
                 continue;
             }
             candidates.push(Candidate {
@@ -563,7 +578,7 @@ impl<'m> Packer<'m> {
             }
             return;
         }
-        let mut base: Vec<u32> = if state.open.len() <= 4096 {
+        let mut kinds: Vec<u32> = if state.open.len() <= 4096 {
             state.open.clone()
         } else {
             let start = self.random.below(self.near.len().max(1));
@@ -572,12 +587,13 @@ impl<'m> Packer<'m> {
                 .filter(|kind| state.unplaced[*kind as usize] > 0)
                 .collect()
         };
-        base.retain(|kind| self.model.kinds[*kind as usize].gang.is_none());
-        base.sort_by_cached_key(|kind| {
+        kinds.retain(|kind| self.model.kinds[*kind as usize].gang.is_none());
+        kinds.sort_by_cached_key(|kind| {
             let cost = self.cost(*kind, knapsacks[0]);
             let rejected = self.reduced[*kind as usize] < -0.02 * cost;
             (rejected, ordered(-cost), *kind)
         });
+        let mut base = Base { kinds, start: 0 };
         for knapsack in knapsacks {
             self.fill(state, *knapsack, &mut base, arm.effort, share, work);
         }

@@ -79,6 +79,9 @@ impl<'a> State<'a> {
                 }
             }
         }
+        if self.conflict_counts.is_empty() {
+            return room;
+        }
         for conflict in &self.model.kinds[kind].conflicts {
             let domain = self.model.domain(*conflict, knapsack);
             if domain != UNCONSTRAINED {
@@ -94,12 +97,17 @@ impl<'a> State<'a> {
     /// Places `count` copies; the caller has asked [`State::room`].
     pub(crate) fn put(&mut self, kind: usize, knapsack: usize, count: u32) {
         self.shift(kind, knapsack, i64::from(count));
-        match self.held[knapsack]
-            .iter_mut()
-            .find(|(held, _)| *held as usize == kind)
-        {
+        // The only copies there are cannot be there already.
+        let all = self.model.kinds[kind].count == count;
+        let held = &mut self.held[knapsack];
+        let there = if all {
+            None
+        } else {
+            held.iter_mut().find(|(held, _)| *held as usize == kind)
+        };
+        match there {
             Some((_, copies)) => *copies += count,
-            None => self.held[knapsack].push((kind as u32, count)),
+            None => held.push((kind as u32, count)),
         }
         self.unplaced[kind] -= count;
         if self.unplaced[kind] == 0 && self.open_at[kind] != u32::MAX {
@@ -115,7 +123,7 @@ impl<'a> State<'a> {
         self.shift(kind, knapsack, -i64::from(count));
         let at = self.held[knapsack]
             .iter()
-            .position(|(held, _)| *held as usize == kind)
+            .rposition(|(held, _)| *held as usize == kind)
             .expect("only held copies are taken");
         self.held[knapsack][at].1 -= count;
         if self.held[knapsack][at].1 == 0 {
@@ -147,7 +155,12 @@ impl<'a> State<'a> {
             // Neither saturates: what is placed fits, and what is taken was placed.
             *free = free.saturating_sub(weight.saturating_mul(count));
         }
-        for conflict in &model.kinds[kind].conflicts {
+        let conflicts = if self.conflict_counts.is_empty() {
+            &[][..]
+        } else {
+            &model.kinds[kind].conflicts
+        };
+        for conflict in conflicts {
             let domain = model.domain(*conflict, knapsack);
             let counts = &mut self.conflict_counts[*conflict as usize];
             let counted = counts.entry(domain).or_insert(0);
