@@ -20,6 +20,11 @@ use crate::{Random, Work};
 /// Kinds looked at for one choice of the greedy part.
 const WINDOW: usize = 48;
 
+/// Kinds up to which a knapsack is emptied as a whole; half of that is taken out of a larger one.
+const RUIN_MAX: usize = 96;
+/// Share of all capacity that kinds for closing make up.
+const CLOSING_SHARE: f64 = 0.25;
+
 /// How hard one filling tries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
@@ -104,21 +109,49 @@ impl<'m> Packer<'m> {
         };
         let mut order: Vec<u32> = (0..model.kinds.len() as u32).filter(free).collect();
         let mut near = order.clone();
-        // Those that the relaxation rejects clearly come last, by how clearly; the others by size.
-        order.sort_by_cached_key(|kind| {
-            let (r, s) = (reduced[*kind as usize], size[*kind as usize]);
-            if r < -0.02 * s {
-                (1, ordered(-r / (s + 1e-30)), *kind)
-            } else {
-                (0, ordered(-s), *kind)
-            }
-        });
+        // What the relaxation only just takes, a quarter of it all and small ones first, is kept for closing.
+        let ratio = |kind: u32| reduced[kind as usize] / (size[kind as usize] + 1e-30);
         near.sort_by_cached_key(|kind| {
-            let r = reduced[*kind as usize];
-            (ordered((-r).max(0.0)), random.next())
+            (
+                (ratio(*kind) * 50.0).max(-1.0).floor() as i64,
+                ordered(size[*kind as usize]),
+                *kind,
+            )
         });
-        let kept = near.partition_point(|kind| reduced[*kind as usize] >= 0.0);
-        near.truncate((kept + kept / 3 + 256).min(near.len()));
+        let taken_from = near.partition_point(|kind| ratio(*kind) < 0.0);
+        let priced = |kind: &u32| size[*kind as usize] * f64::from(model.kinds[*kind as usize].count);
+        let whole: f64 = (0..model.class_count * dimensions)
+            .map(|at| price[at] * model.class_capacity[at] as f64)
+            .sum();
+        let mut sum = 0.0;
+        let just = near[taken_from..]
+            .iter()
+            .take_while(|kind| {
+                sum += priced(kind);
+                sum < CLOSING_SHARE * whole
+            })
+            .count();
+        let mut rank = vec![2u8; model.kinds.len()];
+        for (at, kind) in near.iter().enumerate() {
+            rank[*kind as usize] = match at {
+                _ if at < taken_from => 2,
+                _ if at < taken_from + just => 1,
+                _ => 0,
+            };
+        }
+        order.sort_by_cached_key(|kind| {
+            let key = match rank[*kind as usize] {
+                2 => ordered(-ratio(*kind)),
+                _ => ordered(-size[*kind as usize]),
+            };
+            (rank[*kind as usize], key, *kind)
+        });
+        let mut rejected: Vec<u32> = near[..taken_from].to_vec();
+        rejected.sort_by_cached_key(|kind| (ordered(-ratio(*kind)), *kind));
+        rejected.truncate(just / 2 + 128);
+        near.truncate(taken_from + just.max(256).min(near.len() - taken_from));
+        near.drain(..taken_from);
+        near.extend(rejected);
         for at in (1..near.len()).rev() {
             near.swap(at, random.below(at + 1));
         }
@@ -377,14 +410,7 @@ impl<'m> Packer<'m> {
     ) -> f64 {
         let mut gained = 0.0;
         loop {
-            self.gather(
-                state,
-                knapsack,
-                effort.candidates,
-                share,
-                f64::INFINITY,
-                work,
-            );
+            self.gather(state, knapsack, effort.candidates, share, work);
             if self.candidates.is_empty() {
                 return gained;
             }
@@ -417,46 +443,60 @@ impl<'m> Packer<'m> {
         knapsack: usize,
         wanted: usize,
         share: f64,
-        limit: f64,
         work: &mut Work,
     ) {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
-        // From the shuffled list of promising kinds, or from what has no place if that is little.
-        let open = state.open.len() <= 4 * wanted.max(WINDOW);
-        let list: &[u32] = if open { &state.open } else { &self.near };
-        let start = if list.is_empty() {
-            0
+        // A copy that loses more than what is free is worth cannot do any good.
+        let limit = self.loss(state, knapsack);
+        let ruled =
+            !self.model.problem.conflicts.is_empty() || !self.model.problem.gangs.is_empty();
+        // From what has no place, all of it if that is little, and from the shuffled list of promising kinds.
+        let few = state.open.len() <= 4 * wanted.max(WINDOW);
+        let lists: [(&[u32], usize); 2] = if few {
+            [(&state.open, wanted), (&[], 0)]
         } else {
-            self.random.below(list.len())
+            [(&self.near, wanted * 3 / 4), (&state.open, wanted / 4)]
         };
-        let scan = list.len().min(16 * wanted);
-        let ruled = !self.model.problem.conflicts.is_empty() || !self.model.problem.gangs.is_empty();
-        work.spend(scan as u64 / 16 + 1);
-        for step in 0..scan {
-            let kind = list[(start + step) % list.len()];
-            let copies = state.unplaced[kind as usize];
-            if copies == 0 || state.room(kind as usize, knapsack, 1) == 0 {
+        for (list, share_of_wanted) in lists {
+            if list.is_empty() {
                 continue;
             }
-            let gain = self.gain(kind, knapsack, share);
-            let cost = self.cost(kind, knapsack);
-            if gain <= 0.0 || cost - gain >= limit {
-                continue;
+            let start = self.random.below(list.len());
+            let scan = list.len().min(16 * share_of_wanted);
+            work.spend(scan as u64 / 16 + 1);
+            let until = candidates.len() + share_of_wanted;
+            for step in 0..scan {
+                let at = start + step;
+                let kind = list[if at < list.len() { at } else { at - list.len() }];
+                let copies = state.unplaced[kind as usize];
+                if copies == 0 || state.room(kind as usize, knapsack, 1) == 0 {
+                    continue;
+                }
+                let gain = self.gain(kind, knapsack, share);
+                let cost = self.cost(kind, knapsack);
+                if gain <= 0.0 || cost - gain > limit {
+                    continue;
+                }
+                let rules = &self.model.kinds[kind as usize];
+                // A conflict may forbid a second copy, or another kind beside this one: those come by the greedy part.
+                if ruled && (!rules.conflicts.is_empty() || rules.gang.is_some()) {
+                    continue;
+                }
+                candidates.push(Candidate {
+                    kind,
+                    copies,
+                    gain,
+                    cost,
+                });
+                if candidates.len() >= until {
+                    break;
+                }
             }
-            // A conflict may forbid a second copy, or another kind beside this one: those come alone, by the greedy part.
-            if ruled && (!self.model.kinds[kind as usize].conflicts.is_empty() || self.model.kinds[kind as usize].gang.is_some()) {
-                continue;
-            }
-            candidates.push(Candidate {
-                kind,
-                copies,
-                gain,
-                cost,
-            });
-            if candidates.len() >= wanted {
-                break;
-            }
+        }
+        if !few {
+            candidates.sort_unstable_by_key(|candidate| candidate.kind);
+            candidates.dedup_by_key(|candidate| candidate.kind);
         }
         self.candidates = candidates;
     }
@@ -531,7 +571,7 @@ impl<'m> Packer<'m> {
 
     /// Takes a share of the copies out of a knapsack, at random: none but up to three for a share of 0, all for 1.
     fn ruin(&mut self, state: &mut State, knapsack: usize, share: f64) {
-        if share >= 1.0 {
+        if share >= 1.0 && state.held[knapsack].len() <= RUIN_MAX {
             self.empty(state, knapsack);
             return;
         }
@@ -543,7 +583,9 @@ impl<'m> Packer<'m> {
         if held.is_empty() {
             return;
         }
-        let wanted = 1 + self.random.below(3) + (held.len() as f64 * share) as usize;
+        let wanted = 1
+            + self.random.below(3)
+            + ((held.len() as f64 * share) as usize).min(RUIN_MAX / 2);
         for _ in 0..wanted {
             // Of two, the one that the relaxation values less.
             let mut kind = held[self.random.below(held.len())].0;
