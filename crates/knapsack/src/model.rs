@@ -72,11 +72,12 @@ impl<'a> Model<'a> {
                 (total as f64 / knapsack_count.max(1) as f64).max(1.0)
             })
             .collect();
+        let kinds = kinds(problem);
         let mut model = Model {
             problem,
             dimensions,
             knapsack_count,
-            kinds: kinds(problem),
+            kinds,
             flat_weight: Vec::new(),
             flat_profit: Vec::new(),
             all_same: true,
@@ -101,6 +102,7 @@ impl<'a> Model<'a> {
             });
         }
         model.fill_tables();
+        model.drop_useless_capacity();
         model
     }
 
@@ -224,6 +226,48 @@ impl<'a> Model<'a> {
             let kind = &mut self.kinds[kind];
             (kind.profit, kind.weight, kind.fit) = (profit, weight, fit);
         }
+    }
+
+    /// Capacity that nothing can use is none: in a knapsack with little of one dimension, what can be used of
+    /// another is at most that little times the greatest proportion in which any kind needs the two.
+    fn drop_useless_capacity(&mut self) {
+        let dimensions = self.dimensions;
+        if !self.all_same || dimensions < 2 {
+            return;
+        }
+        // most[d][e]: the greatest weight in d for one unit of e; infinite if some kind needs d and no e.
+        let mut most = vec![0.0f64; dimensions * dimensions];
+        for (kind, weight) in self.flat_weight.chunks_exact(dimensions).enumerate() {
+            if self.kinds[kind].fit.iter().all(|fit| *fit == 0) {
+                continue;
+            }
+            for d in 0..dimensions {
+                for e in 0..dimensions {
+                    if weight[d] > 0 {
+                        let proportion = weight[d] as f64 / weight[e] as f64;
+                        let entry = &mut most[d * dimensions + e];
+                        *entry = entry.max(proportion);
+                    }
+                }
+            }
+        }
+        let mut total = vec![0i128; self.class_count * dimensions];
+        for (knapsack, class) in self.problem.knapsacks.iter().zip(&self.class_of) {
+            for d in 0..dimensions {
+                let mut usable = i128::from(knapsack.capacity[d].max(0));
+                for e in 0..dimensions {
+                    let proportion = most[d * dimensions + e];
+                    if e != d && proportion.is_finite() {
+                        // Rounded outward: half a millionth and one unit are far more than the error of the product.
+                        let limit =
+                            knapsack.capacity[e].max(0) as f64 * proportion * (1.0 + 5e-7) + 1.0;
+                        usable = usable.min(limit as i128);
+                    }
+                }
+                total[*class as usize * dimensions + d] += usable;
+            }
+        }
+        self.class_capacity = total;
     }
 
     /// Copies of a kind that an empty knapsack takes, by capacity and by the limits of conflicts.
@@ -379,11 +423,7 @@ fn classes(problem: &Problem) -> (Vec<u32>, usize) {
         let shaped: Vec<u64> = marks
             .iter()
             .zip(&problem.knapsacks)
-            .map(|(mark, knapsack)| {
-                shape(&knapsack.capacity, step)
-                    .into_iter()
-                    .fold(*mark, mix)
-            })
+            .map(|(mark, knapsack)| shape(&knapsack.capacity, step).into_iter().fold(*mark, mix))
             .collect();
         let split = number(&shaped);
         if split.1 <= most.max(alike.1) {

@@ -22,6 +22,8 @@ const WINDOW: usize = 48;
 
 /// Kinds up to which a knapsack is emptied as a whole; half of that is taken out of a larger one.
 const RUIN_MAX: usize = 96;
+/// Copies of a knapsack that one polishing tries to replace.
+const POLISH_MAX: usize = 24;
 /// Share of all capacity that kinds for closing make up.
 const CLOSING_SHARE: f64 = 0.25;
 
@@ -119,7 +121,8 @@ impl<'m> Packer<'m> {
             )
         });
         let taken_from = near.partition_point(|kind| ratio(*kind) < 0.0);
-        let priced = |kind: &u32| size[*kind as usize] * f64::from(model.kinds[*kind as usize].count);
+        let priced =
+            |kind: &u32| size[*kind as usize] * f64::from(model.kinds[*kind as usize].count);
         let whole: f64 = (0..model.class_count * dimensions)
             .map(|at| price[at] * model.class_capacity[at] as f64)
             .sum();
@@ -195,7 +198,26 @@ impl<'m> Packer<'m> {
     /// Fills every knapsack from what has no place, roomiest first.
     pub(crate) fn fill_all(&mut self, state: &mut State, effort: Effort, work: &mut Work) {
         let mut knapsacks: Vec<usize> = (0..self.model.knapsack_count).collect();
-        knapsacks.sort_by_cached_key(|k| (ordered(-self.loss(state, *k)), *k));
+        // Odd proportions first, while there is much to choose from; then the roomiest.
+        let odd = |k: usize| -> i64 {
+            let capacity = &self.model.problem.knapsacks[k].capacity;
+            let parts = || {
+                capacity
+                    .iter()
+                    .zip(&self.model.scale)
+                    .map(|(c, s)| (*c).max(0) as f64 / s)
+            };
+            let mean = parts().sum::<f64>() / self.model.dimensions.max(1) as f64;
+            let widest = parts().fold(0.0, |most: f64, part| most.max((part - mean).abs()));
+            (widest / (mean + 1e-30) * 8.0) as i64
+        };
+        knapsacks.sort_by_cached_key(|k| {
+            (
+                std::cmp::Reverse(odd(*k)),
+                ordered(-self.loss(state, *k)),
+                *k,
+            )
+        });
         let mut base = Base {
             kinds: self.order.clone(),
             start: 0,
@@ -360,7 +382,12 @@ impl<'m> Packer<'m> {
                 }
                 let mut choice: Option<(f64, usize)> = None;
                 for (at, kind) in window.iter().enumerate() {
-                    if state.room(*kind as usize, knapsack, state.unplaced[*kind as usize].min(1)) == 0 {
+                    if state.room(
+                        *kind as usize,
+                        knapsack,
+                        state.unplaced[*kind as usize].min(1),
+                    ) == 0
+                    {
                         continue;
                     }
                     let weight = self.model.weight(*kind as usize, knapsack);
@@ -410,7 +437,8 @@ impl<'m> Packer<'m> {
     ) -> f64 {
         let mut gained = 0.0;
         loop {
-            self.gather(state, knapsack, effort.candidates, share, work);
+            let rest = state.free(knapsack).to_vec();
+            self.gather(state, knapsack, &rest, effort.candidates, share, work);
             if self.candidates.is_empty() {
                 return gained;
             }
@@ -436,11 +464,12 @@ impl<'m> Packer<'m> {
         }
     }
 
-    /// Candidates that fit into what is free and would lose less than `limit`.
+    /// Candidates that fit into `rest` and could do some good there.
     fn gather(
         &mut self,
         state: &State,
         knapsack: usize,
+        rest: &[i64],
         wanted: usize,
         share: f64,
         work: &mut Work,
@@ -448,7 +477,7 @@ impl<'m> Packer<'m> {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
         // A copy that loses more than what is free is worth cannot do any good.
-        let limit = self.loss(state, knapsack);
+        let limit = worth(rest, self.price_at(knapsack));
         let ruled =
             !self.model.problem.conflicts.is_empty() || !self.model.problem.gangs.is_empty();
         // From what has no place, all of it if that is little, and from the shuffled list of promising kinds.
@@ -470,7 +499,11 @@ impl<'m> Packer<'m> {
                 let at = start + step;
                 let kind = list[if at < list.len() { at } else { at - list.len() }];
                 let copies = state.unplaced[kind as usize];
-                if copies == 0 || state.room(kind as usize, knapsack, 1) == 0 {
+                let fits = || {
+                    let weight = self.model.weight(kind as usize, knapsack);
+                    weight.iter().zip(rest).all(|(w, r)| *w <= 0 || w <= r)
+                };
+                if copies == 0 || !fits() || self.model.profit(kind as usize, knapsack) < 0 {
                     continue;
                 }
                 let gain = self.gain(kind, knapsack, share);
@@ -539,6 +572,17 @@ impl<'m> Packer<'m> {
                     knapsacks.push(pick);
                 }
             }
+            if ARMS[arm].share < 0.0 {
+                self.polish(state, knapsacks[0], ARMS[arm].effort, work);
+                let rise = (state.value - before.0) as f64;
+                arms.learn(arm, rise, (work.done() - before.1) as f64);
+                if state.value > best {
+                    best = state.value;
+                    last_gain = work.done();
+                    better(state);
+                }
+                continue;
+            }
             for knapsack in &knapsacks {
                 saved.push((*knapsack, state.held[*knapsack].clone()));
                 self.ruin(state, *knapsack, ARMS[arm].share);
@@ -569,6 +613,75 @@ impl<'m> Packer<'m> {
         }
     }
 
+    /// For one and for two copies that a knapsack holds: is there a better set in their place? Takes the first that is.
+    fn polish(&mut self, state: &mut State, knapsack: usize, effort: Effort, work: &mut Work) {
+        let mut held: Vec<u32> = state.held[knapsack]
+            .iter()
+            .filter(|(kind, _)| {
+                let kind = &self.model.kinds[*kind as usize];
+                kind.gang.is_none() && kind.conflicts.is_empty()
+            })
+            .map(|(kind, _)| *kind)
+            .collect();
+        for at in (1..held.len()).rev() {
+            held.swap(at, self.random.below(at + 1));
+        }
+        held.truncate(POLISH_MAX);
+        let dimensions = self.model.dimensions;
+        // What would be free without the two largest in each dimension.
+        let mut rest = state.free(knapsack).to_vec();
+        for (d, rest) in rest.iter_mut().enumerate() {
+            let mut largest = [0i64; 2];
+            for kind in &held {
+                let weight = self.model.weight(*kind as usize, knapsack)[d];
+                if weight > largest[0] {
+                    largest = [weight, largest[0]];
+                } else {
+                    largest[1] = largest[1].max(weight);
+                }
+            }
+            *rest = rest.saturating_add(largest[0]).saturating_add(largest[1]);
+        }
+        self.gather(state, knapsack, &rest, effort.candidates, 0.0, work);
+        let mut candidates = std::mem::take(&mut self.candidates);
+        self.closer.load(dimensions, &mut candidates, |kind| {
+            self.model.weight(kind as usize, knapsack)
+        });
+        self.candidates = candidates;
+        work.spend(effort.candidates as u64 / 8);
+        let price = self.price_at(knapsack).to_vec();
+        let pairs = held.len().saturating_sub(1).min(POLISH_MAX);
+        for at in 0..held.len() + pairs {
+            let (first, second) = match at.checked_sub(held.len()) {
+                None => (held[at], None),
+                Some(at) => (held[at], Some(held[at + 1])),
+            };
+            rest.copy_from_slice(state.free(knapsack));
+            let mut lost = 0.0;
+            for kind in std::iter::once(first).chain(second) {
+                let weight = self.model.weight(kind as usize, knapsack);
+                for (rest, w) in rest.iter_mut().zip(weight) {
+                    *rest += w;
+                }
+                lost += self.model.profit(kind as usize, knapsack) as f64;
+            }
+            let best = self
+                .closer
+                .best(&rest, &price, lost * (1.0 + 1e-12), effort.triples, work);
+            if best.count == 0 {
+                continue;
+            }
+            for kind in std::iter::once(first).chain(second) {
+                state.take(kind as usize, knapsack, 1);
+            }
+            for at in &best.chosen[..best.count] {
+                let kind = self.closer.candidates[*at as usize].kind;
+                state.put(kind as usize, knapsack, 1);
+            }
+            return;
+        }
+    }
+
     /// Takes a share of the copies out of a knapsack, at random: none but up to three for a share of 0, all for 1.
     fn ruin(&mut self, state: &mut State, knapsack: usize, share: f64) {
         if share >= 1.0 && state.held[knapsack].len() <= RUIN_MAX {
@@ -583,9 +696,8 @@ impl<'m> Packer<'m> {
         if held.is_empty() {
             return;
         }
-        let wanted = 1
-            + self.random.below(3)
-            + ((held.len() as f64 * share) as usize).min(RUIN_MAX / 2);
+        let wanted =
+            1 + self.random.below(3) + ((held.len() as f64 * share) as usize).min(RUIN_MAX / 2);
         for _ in 0..wanted {
             // Of two, the one that the relaxation values less.
             let mut kind = held[self.random.below(held.len())].0;
@@ -656,7 +768,7 @@ struct Arm {
     width: usize,
     /// How strongly badly filled ones are preferred: the worst of so many more drawn.
     pressure: usize,
-    /// Share of the kinds held of which a copy is taken out, beside up to three.
+    /// Below zero: polish, see [`Packer::polish`]. Else the share of the kinds held of which a copy is taken out, beside up to three.
     share: f64,
     effort: Effort,
 }
@@ -681,7 +793,10 @@ const fn arm(
     }
 }
 
-const ARMS: [Arm; 13] = [
+const ARMS: [Arm; 16] = [
+    arm(1, 1, -1.0, 128, 0, 1),
+    arm(1, 2, -1.0, 512, 0, 1),
+    arm(1, 2, -1.0, 192, 12, 1),
     arm(1, 1, 0.0, 128, 0, 1),
     arm(1, 2, 0.0, 512, 0, 1),
     arm(1, 1, 0.0, 128, 8, 1),
@@ -696,6 +811,9 @@ const ARMS: [Arm; 13] = [
     arm(12, 3, 1.0, 512, 8, 6),
     arm(40, 4, 1.0, 512, 16, 8),
 ];
+
+/// Steps after which the bookkeeping of the arms has forgotten most of what was.
+const MEMORY: f64 = 300_000.0;
 
 /// Which arm pays most for its work: gain per step, forgotten slowly, with a share of tries for every arm.
 struct Arms {
@@ -716,7 +834,8 @@ impl Arms {
         let explore = random.below(10) == 0;
         let weight = |at: usize| {
             if explore {
-                1.0 / self.cost[at].max(1.0)
+                // The less was spent on it, the sooner it is tried again.
+                1.0 / self.cost[at]
             } else {
                 self.gain[at] / self.cost[at]
             }
@@ -735,9 +854,14 @@ impl Arms {
         ARMS.len() - 1
     }
 
+    /// What an arm gained long ago counts for nothing: all arms forget while any works.
     fn learn(&mut self, arm: usize, gain: f64, cost: f64) {
-        const KEEP: f64 = 0.97;
-        self.gain[arm] = self.gain[arm] * KEEP + gain.max(0.0);
-        self.cost[arm] = self.cost[arm] * KEEP + cost;
+        let keep = (-cost / MEMORY).exp();
+        for at in 0..ARMS.len() {
+            self.gain[at] *= keep;
+            self.cost[at] = 1.0 + (self.cost[at] - 1.0) * keep;
+        }
+        self.gain[arm] += gain.max(0.0);
+        self.cost[arm] += cost;
     }
 }

@@ -15,11 +15,7 @@ pub(crate) fn weighted(
     let (mut low, mut high) = (0, breakpoints.len());
     while low < high {
         let middle = low + (high - low) / 2;
-        let pivot = median(
-            breakpoints[low],
-            breakpoints[middle],
-            breakpoints[high - 1],
-        );
+        let pivot = median(breakpoints[low], breakpoints[middle], breakpoints[high - 1]);
         let mut split = low;
         for at in low..high {
             if before(&breakpoints[at], &pivot) {
@@ -84,7 +80,13 @@ mod tests {
                 .collect();
             let start = random.below(60) as f64 + 0.5;
             let mut sorted = points.clone();
-            sorted.sort_by(|a, b| if before(a, b) { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater });
+            sorted.sort_by(|a, b| {
+                if before(a, b) {
+                    std::cmp::Ordering::Less
+                } else {
+                    std::cmp::Ordering::Greater
+                }
+            });
             let (mut left, mut expect, mut passed) = (start, None, Vec::new());
             for (_, alpha, j) in &sorted {
                 if left - alpha <= 0.0 {
