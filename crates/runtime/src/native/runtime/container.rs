@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{ContainerEntry, Filter, NativeRuntime, blocking, io_error, new_id};
+use super::{ContainerEntry, Filter, NativeRuntime, Unstoppable, blocking, io_error, new_id};
 use crate::image_roots::ImageRoot;
 use crate::native::child::root::overlay;
 use crate::native::cleaner::Job;
@@ -49,7 +49,7 @@ impl NativeRuntime {
                 "sandbox {sandbox_id} is not ready"
             )));
         }
-        let id = new_id()?;
+        let id = new_id();
         let cgroup = spec::cgroup_of(&sandbox.config.cgroup_parent, &id)?;
         let (_, allowed) = spec::device_access(&config)?;
         let image_id = config.image_id.clone();
@@ -96,7 +96,7 @@ impl NativeRuntime {
         if !warnings.is_empty() {
             record.warnings.extend(warnings);
             self.layout
-                .save_container(&record)
+                .save_state(&record)
                 .map_err(|e| io_error("record the container", &e))?;
         }
         let entry = ContainerEntry {
@@ -189,15 +189,11 @@ impl NativeRuntime {
         // Goes on when the caller gives up: the zygote will start it all the same.
         let me = self.arc()?;
         let id = id.to_owned();
-        let started = tokio::spawn(async move {
+        Unstoppable::new(async move {
             let result = me.start_recorded(&record, root).await;
             me.note_start(&id, result)
-        });
-        started.await.unwrap_or_else(|e| {
-            Err(RuntimeError::Internal(format!(
-                "a task of the runtime failed: {e}"
-            )))
         })
+        .await
     }
 
     async fn start_recorded(
@@ -281,7 +277,7 @@ impl NativeRuntime {
                 Err(RuntimeError::Unavailable(why))
             }
         };
-        if let Err(error) = self.layout.save_container(&entry.record) {
+        if let Err(error) = self.layout.save_state(&entry.record) {
             tracing::error!(container = %id, %error, "cannot record the start of a container");
         }
         drop(state);

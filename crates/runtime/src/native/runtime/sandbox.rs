@@ -20,7 +20,7 @@ impl NativeRuntime {
         &self,
         config: PodSandboxConfig,
     ) -> Result<PodSandbox, RuntimeError> {
-        let id = new_id()?;
+        let id = new_id();
         // Also checks the path.
         let pause_cgroup =
             spec::cgroup_of(&config.cgroup_parent, &format!("sandbox-{}", &id[..12]))?;
@@ -144,6 +144,11 @@ impl NativeRuntime {
     }
 
     pub(super) async fn stop_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        self.end_sandbox(id, true).await
+    }
+
+    /// `kept`: its record stays.
+    async fn end_sandbox(&self, id: &str, kept: bool) -> Result<(), RuntimeError> {
         let Some(sandbox) = lock(&self.state).sandboxes.get(id).cloned() else {
             return Ok(());
         };
@@ -177,9 +182,11 @@ impl NativeRuntime {
             sandbox.state = SandboxState::NotReady;
             sandbox.networked = false;
             sandbox.net_fd = None;
-            self.layout
-                .save_sandbox(sandbox)
-                .map_err(|e| io_error("record the sandbox", &e))?;
+            if kept {
+                self.layout
+                    .save_sandbox(sandbox)
+                    .map_err(|e| io_error("record the sandbox", &e))?;
+            }
         }
         drop(state);
         self.announce(RuntimeEvent::SandboxStopped {
@@ -189,7 +196,7 @@ impl NativeRuntime {
     }
 
     pub(super) async fn remove_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
-        self.stop_sandbox(id).await?;
+        self.end_sandbox(id, false).await?;
         let containers: Vec<String> = lock(&self.state)
             .containers
             .values()

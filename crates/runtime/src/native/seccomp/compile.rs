@@ -309,6 +309,9 @@ enum Target {
 struct Assembler {
     reversed: Vec<BpfInstruction>,
     returns: BTreeMap<u32, usize>,
+    /// Chains that stand in the program, by whether arguments are 64 bits wide there: calls of other
+    /// numbers and architectures with the same conditions share one.
+    chains: Vec<(bool, Chain, u32, Target)>,
 }
 
 impl Assembler {
@@ -396,6 +399,14 @@ impl Assembler {
         match decision {
             Decision::Action(action) => Target::Return(*action),
             Decision::Chain(arch, rules, last) => {
+                let wide = arch.wide();
+                let shared = self
+                    .chains
+                    .iter()
+                    .find(|(w, r, l, _)| (*w, r, *l) == (wide, rules, *last));
+                if let Some((.., target)) = shared {
+                    return *target;
+                }
                 let mut next = Target::Return(*last);
                 for (conditions, action) in rules.iter().rev() {
                     let mut then = Target::Return(*action);
@@ -404,6 +415,7 @@ impl Assembler {
                     }
                     next = then;
                 }
+                self.chains.push((wide, rules.clone(), *last, next));
                 next
             }
         }
