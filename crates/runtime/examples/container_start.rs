@@ -66,8 +66,10 @@ async fn bench(json: Option<String>, rounds: usize, alone: bool) -> Outcome<()> 
     let root = directory.path().join("rootfs");
     busybox(&root)?;
     let cgroup_root = format!("/llmagentos-bench-{}", std::process::id());
+    // As on a node, what does not outlive a reboot is in memory: our run directory, the peers' state.
+    let memory = tempfile::tempdir_in("/dev/shm")?;
     let config = Config {
-        run_dir: directory.path().join("run"),
+        run_dir: memory.path().join("run"),
         data_dir: directory.path().join("data"),
         cgroup_root: PathBuf::from(&cgroup_root),
         zygote_command: vec![
@@ -79,7 +81,7 @@ async fn bench(json: Option<String>, rounds: usize, alone: bool) -> Outcome<()> 
     let mut peers = Vec::new();
     // Alone: for a profile of our side.
     for name in ["runc", "crun"].into_iter().filter(|_| !alone) {
-        match Peer::start(name, directory.path(), &root, &cgroup_root) {
+        match Peer::start(name, directory.path(), memory.path(), &root, &cgroup_root) {
             Ok(peer) => peers.push(peer),
             Err(error) => eprintln!("{name} is left out: {error}"),
         }
@@ -212,6 +214,7 @@ impl Peer {
     fn start(
         name: &'static str,
         directory: &Path,
+        memory: &Path,
         root: &Path,
         cgroup_root: &str,
     ) -> Outcome<Self> {
@@ -221,7 +224,7 @@ impl Peer {
             bundle.join("config.json"),
             oci_config(root, &format!("{cgroup_root}/{name}")),
         )?;
-        let state = directory.join(format!("{name}-state"));
+        let state = memory.join(format!("{name}-state"));
         let hide = if name == "crun" && Path::new("/sys/fs/cgroup/unified").is_dir() {
             "mount --make-rprivate / && mount -t tmpfs none /sys/fs/cgroup/unified && "
         } else {

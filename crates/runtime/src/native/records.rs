@@ -1,11 +1,11 @@
 //! What the server remembers about sandboxes and containers, in memory and on disk.
 //!
-//! One line of JSON each: `sandboxes/<id>.json`; `containers/<id>/record.json` as it was created, and
-//! `containers/<id>/state.json` with what has changed since. A record that cannot be read is left out
-//! with a warning; what belongs to no record is cleaned.
+//! `sandboxes/<id>.json` is one line of JSON. `containers/<id>/record.json` is a line with what changes
+//! in a container's life, room for a longer one, and a line with the container as it was created. A
+//! record that cannot be read is left out with a warning; what belongs to no record is cleaned.
 //!
-//! A new file is written as it is: until it is whole, nobody was told of what it records. A change of
-//! up to a page is one write over the old text, which a `kill -9` cannot divide (the kernel looks for
+//! A new file is written as it is: until it is whole, nobody was told of what it records. A change is
+//! one write over the old text within a page, which a `kill -9` cannot divide (the kernel looks for
 //! signals between pages); a longer one is written beside and renamed. Renaming onto an old file would
 //! make ext4 write the new one to disk at once, in the path of every start.
 
@@ -165,12 +165,25 @@ impl Layout {
     }
     /// The whole record, at its creation and when its configuration has changed.
     pub fn save_container(&self, container: &Container) -> io::Result<()> {
-        save(&self.record_file(&container.id), container)
+        let mut bytes = line(&Change::of(container))?;
+        bytes.resize(bytes.len().next_multiple_of(CHANGE_BYTES) - 1, b' ');
+        bytes.push(b'\n');
+        bytes.append(&mut line(container)?);
+        let path = self.record_file(&container.id);
+        if path.exists() {
+            replace(&path, &bytes)
+        } else {
+            fs::write(path, bytes)
+        }
     }
     /// What changes in a container's life.
     pub fn save_state(&self, container: &Container) -> io::Result<()> {
-        let file = self.container_dir(&container.id).join("state.json");
-        save(&file, &Change::of(container))
+        let change = line(&Change::of(container))?;
+        if change.len() > CHANGE_BYTES {
+            return self.save_container(container);
+        }
+        // What is left of a longer old text stands between the first line and the last.
+        write_over(&self.record_file(&container.id), &change)
     }
     fn record_file(&self, id: &str) -> PathBuf {
         self.container_dir(id).join("record.json")
@@ -237,38 +250,54 @@ impl<'a> Change<'a> {
     }
 }
 
-/// Longest change that one write makes whole.
+/// Room for the changes of a container; a start error with a long message takes more.
+const CHANGE_BYTES: usize = 1024;
+/// Longest text that one write makes whole.
 const PAGE_BYTES: usize = 4096;
 
 fn save<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let bytes = line(value)?;
+    if bytes.len() > PAGE_BYTES && path.exists() {
+        return replace(path, &bytes);
+    }
+    write_over(path, &bytes)
+}
+
+fn line<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(value)?;
     bytes.push(b'\n');
-    if bytes.len() > PAGE_BYTES {
-        let new = path.with_extension("new");
-        fs::write(&new, bytes)?;
-        return fs::rename(new, path);
-    }
-    // What is left of a longer old text stands after the line's end and is not read.
+    Ok(bytes)
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, bytes)?;
+    fs::rename(new, path)
+}
+
+fn write_over(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
         .open(path)?
-        .write_all(&bytes)
+        .write_all(bytes)
 }
 
 fn load<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     let bytes = fs::read(path)?;
-    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
-    Ok(serde_json::from_slice(line)?)
+    let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
+    Ok(serde_json::from_slice(first)?)
 }
 
 fn load_container(directory: &Path) -> io::Result<Container> {
-    let mut container: Container = load(&directory.join("record.json"))?;
-    let state = directory.join("state.json");
-    // Empty: it was about to be written for the first time.
-    if fs::metadata(&state).is_ok_and(|data| data.len() > 0) {
-        load::<Change<'static>>(&state)?.apply(&mut container);
+    let path = directory.join("record.json");
+    let bytes = fs::read(&path)?;
+    let lines = bytes.trim_ascii_end().split(|byte| *byte == b'\n');
+    let mut container: Container = serde_json::from_slice(lines.last().unwrap_or(&[]))?;
+    // A record of an earlier version has one line.
+    if let Ok(change) = load::<Change<'static>>(&path) {
+        change.apply(&mut container);
     }
     Ok(container)
 }
@@ -329,22 +358,29 @@ mod tests {
             data_dir: directory.path().to_owned(),
         };
         layout.create().unwrap();
-        let check = |id: &str, record: &str, state: Option<&str>, expect: bool| {
+        let check = |id: &str, record: &str, expect: bool| {
             let path = layout.container_dir(id);
             fs::create_dir(&path).unwrap();
             fs::write(path.join("record.json"), record).unwrap();
-            if let Some(state) = state {
-                fs::write(path.join("state.json"), state).unwrap();
-            }
             let (_, containers, broken) = layout.load().unwrap();
             assert_eq!(containers.iter().any(|c| c.id == id), expect, "{id}");
             assert_eq!(broken.contains(&path), !expect, "{id}");
         };
         let text = |id: &str| serde_json::to_string(&container(id)).unwrap();
-        check("empty", "", None, false);
-        check("half", &text("half")[..50], None, false);
-        check("whole", &text("whole"), None, true);
-        check("no-state-yet", &text("no-state-yet"), Some(""), true);
-        check("half-state", &text("half-state"), Some("{\"state\":"), false);
+        check("empty", "", false);
+        check("half", &text("half")[..50], false);
+        check("one-line", &text("one-line"), true);
+        let whole = |id: &str| {
+            fs::create_dir(layout.container_dir(id)).unwrap();
+            layout.save_container(&container(id)).unwrap();
+            let text = fs::read_to_string(layout.record_file(id)).unwrap();
+            fs::remove_dir_all(layout.container_dir(id)).unwrap();
+            text
+        };
+        check("whole", &whole("whole"), true);
+        let long = whole("cut");
+        check("cut", &long[..long.len() - 20], false);
+        let first = whole("cut-early");
+        check("cut-early", &first[..100], false);
     }
 }

@@ -491,16 +491,19 @@ pub(super) fn io_error(what: impl std::fmt::Display, error: &io::Error) -> Runti
 }
 
 /// Runs file-system work on a thread that may block.
-pub(super) async fn blocking<T: Send + 'static>(
+///
+/// It starts at once; the answer is what has to be awaited.
+pub(super) fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
-) -> Result<T, RuntimeError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| {
+) -> impl Future<Output = Result<T, RuntimeError>> {
+    let task = tokio::task::spawn_blocking(work);
+    async move {
+        task.await.unwrap_or_else(|error| {
             Err(RuntimeError::Internal(format!(
                 "a task of the runtime failed: {error}"
             )))
         })
+    }
 }
 
 #[async_trait]

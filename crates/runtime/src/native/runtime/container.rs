@@ -63,28 +63,27 @@ impl NativeRuntime {
             .prepare(&image_id)
             .map_err(|e| undo(image_error(e)))?;
         let resources = config.resources.clone();
-        let (me, also_me) = (self.arc()?, self.arc()?);
+        let me = self.arc()?;
         let directory = self.layout.container_dir(&id);
-        let relative = cgroup.clone();
-        // Two threads: a millisecond or two each.
-        let limits = blocking(move || {
-            let mut warnings = Vec::new();
-            me.hierarchies
-                .create(&relative)
-                .map_err(|e| io_error("make the container's cgroup", &e))?;
-            me.hierarchies.apply(&relative, &resources, &mut warnings);
-            if let Some(allowed) = allowed {
-                me.hierarchies
-                    .restrict_devices(&relative, &allowed, &mut warnings);
-            }
-            Ok(warnings)
-        });
+        // The files on a thread that may wait for the disk, the cgroup meanwhile here.
         let files = blocking({
             let cgroup = cgroup.clone();
             let id = id.clone();
-            move || also_me.make_container(id, sandbox, config, cgroup, &image)
+            move || me.make_container(id, sandbox, config, cgroup, &image)
         });
-        let (limits, files) = tokio::join!(limits, files);
+        let limits = (|| {
+            let mut warnings = Vec::new();
+            self.hierarchies
+                .create(&cgroup)
+                .map_err(|e| io_error("make the container's cgroup", &e))?;
+            self.hierarchies.apply(&cgroup, &resources, &mut warnings);
+            if let Some(allowed) = allowed {
+                self.hierarchies
+                    .restrict_devices(&cgroup, &allowed, &mut warnings);
+            }
+            Ok(warnings)
+        })();
+        let files = files.await;
         let (warnings, (mut record, root)) = match (limits, files) {
             (Ok(warnings), Ok(made)) => (warnings, made),
             (Err(error), _) | (_, Err(error)) => {

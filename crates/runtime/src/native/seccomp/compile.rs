@@ -294,6 +294,7 @@ fn decisions(profile: &Profile, arch: Arch, enosys_beyond: bool) -> Decisions {
             out.push((from, decision));
         }
     }
+    out.dedup_by(|next, before| next.1 == before.1);
     out
 }
 

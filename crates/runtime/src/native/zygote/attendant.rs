@@ -19,8 +19,8 @@ use crate::native::child::root;
 use crate::native::sys::{self, Forked};
 use crate::native::wire;
 
-/// Sets that stand ready: one for the next pod and one while it is being replaced.
-pub const READY_MAX: usize = 2;
+/// Sets that stand ready, for pods that come together.
+pub const READY_MAX: usize = 4;
 
 /// Fresh namespaces of a pod; loopback is up.
 pub struct NamespaceSet {

@@ -176,7 +176,6 @@ impl Zygote {
             self.read_maker();
             if let Some(set) = self.ready.pop() {
                 let named = self.name_namespace(&set, &spec.hostname);
-                self.order_namespaces();
                 named.map_err(|e| Failure::io("set the hostname", &e))?;
                 let record = SandboxRecord {
                     id: spec.id.clone(),
@@ -194,6 +193,9 @@ impl Zygote {
                 };
                 self.sandboxes.insert(spec.id, sandbox);
                 self.reply(reply_to, Ok(Answer::Sandbox(record)));
+                if self.ready.is_empty() {
+                    self.order_namespaces();
+                }
                 return Ok(());
             }
         }
