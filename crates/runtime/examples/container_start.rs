@@ -1,10 +1,10 @@
 //! How long a container takes: create, start, wait for its end, delete, of `true`.
 //!
-//! `cargo run --release -p runtime --example container_start [-- --json FILE] [--rounds N]`
+//! `cargo run --release -p runtime --example container_start [-- --json FILE] [--rounds N] [--alone]`
 //!
 //! All namespaces, cgroup limits, the default seccomp profile, capabilities. Ours includes the pod
 //! sandbox and an overlay; runc and crun (`run`, one process) get a ready root directory and the same
-//! profile, and take turns with us. crun refuses the hybrid cgroup layout unless the unified hierarchy
+//! profile, and take turns of five with us. crun refuses the hybrid cgroup layout unless the unified hierarchy
 //! is hidden: its shell has a mount namespace of its own where that is so.
 
 use std::fs;
@@ -36,6 +36,9 @@ impl ImageRoots for OneImage {
     fn release(&self, _: &str, _: &str) {}
 }
 
+/// Starts in a row before the others have their turn.
+const TURN: usize = 5;
+
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Outcome<()> {
@@ -43,6 +46,7 @@ fn main() -> Outcome<()> {
     if args.first().is_some_and(|a| a == "zygote") {
         zygote_main(std::env::args_os().skip(2));
     }
+    let alone = args.iter().position(|a| a == "--alone").map(|at| args.remove(at));
     let mut option = |name: &str| {
         let at = args.iter().position(|a| a == name)?;
         args.remove(at);
@@ -54,16 +58,18 @@ fn main() -> Outcome<()> {
         .worker_threads(2)
         .enable_all()
         .build()?
-        .block_on(bench(json, rounds))
+        .block_on(bench(json, rounds, alone.is_some()))
 }
 
-async fn bench(json: Option<String>, rounds: usize) -> Outcome<()> {
+async fn bench(json: Option<String>, rounds: usize, alone: bool) -> Outcome<()> {
     let directory = tempfile::tempdir()?;
     let root = directory.path().join("rootfs");
     busybox(&root)?;
     let cgroup_root = format!("/llmagentos-bench-{}", std::process::id());
+    // As on a node, what does not outlive a reboot is in memory: our run directory, the peers' state.
+    let memory = tempfile::tempdir_in("/dev/shm")?;
     let config = Config {
-        run_dir: directory.path().join("run"),
+        run_dir: memory.path().join("run"),
         data_dir: directory.path().join("data"),
         cgroup_root: PathBuf::from(&cgroup_root),
         zygote_command: vec![
@@ -73,8 +79,9 @@ async fn bench(json: Option<String>, rounds: usize) -> Outcome<()> {
     };
     let runtime = NativeRuntime::new(config.clone(), Arc::new(OneImage(root.clone())), None)?;
     let mut peers = Vec::new();
-    for name in ["runc", "crun"] {
-        match Peer::start(name, directory.path(), &root, &cgroup_root) {
+    // Alone: for a profile of our side.
+    for name in ["runc", "crun"].into_iter().filter(|_| !alone) {
+        match Peer::start(name, directory.path(), memory.path(), &root, &cgroup_root) {
             Ok(peer) => peers.push(peer),
             Err(error) => eprintln!("{name} is left out: {error}"),
         }
@@ -86,22 +93,27 @@ async fn bench(json: Option<String>, rounds: usize) -> Outcome<()> {
     ] {
         let mut ours = Vec::new();
         let mut theirs = vec![Vec::new(); peers.len()];
-        for round in 0..rounds + 3 {
-            let pause = Duration::from_millis(pause);
-            tokio::time::sleep(pause).await;
-            let mine = one(&runtime, round).await?;
-            let mut others = Vec::new();
-            for peer in &mut peers {
+        let pause = Duration::from_millis(pause);
+        // What we clean up after a container is there while the next one of ours starts, and not
+        // while a peer's does. The first turn fills caches.
+        for turn in 0..rounds.div_ceil(TURN) + 1 {
+            let mut times = vec![Vec::new(); peers.len() + 1];
+            for number in turn * TURN..(turn + 1) * TURN {
                 tokio::time::sleep(pause).await;
-                others.push(peer.run(round)?);
+                times[peers.len()].push(one(&runtime, number).await?);
             }
-            // The first rounds fill caches.
-            if round >= 3 {
-                ours.push(mine);
-                others
-                    .into_iter()
-                    .zip(&mut theirs)
-                    .for_each(|(time, all)| all.push(time));
+            runtime.settle();
+            for (peer, times) in peers.iter_mut().zip(&mut times) {
+                for number in turn * TURN..(turn + 1) * TURN {
+                    tokio::time::sleep(pause).await;
+                    times.push(peer.run(number)?);
+                }
+            }
+            if turn > 0 {
+                ours.append(&mut times[peers.len()]);
+                for (all, mut some) in theirs.iter_mut().zip(times) {
+                    all.append(&mut some);
+                }
             }
         }
         let (p10, median, p90) = quantiles(&mut ours);
@@ -202,6 +214,7 @@ impl Peer {
     fn start(
         name: &'static str,
         directory: &Path,
+        memory: &Path,
         root: &Path,
         cgroup_root: &str,
     ) -> Outcome<Self> {
@@ -211,7 +224,7 @@ impl Peer {
             bundle.join("config.json"),
             oci_config(root, &format!("{cgroup_root}/{name}")),
         )?;
-        let state = directory.join(format!("{name}-state"));
+        let state = memory.join(format!("{name}-state"));
         let hide = if name == "crun" && Path::new("/sys/fs/cgroup/unified").is_dir() {
             "mount --make-rprivate / && mount -t tmpfs none /sys/fs/cgroup/unified && "
         } else {

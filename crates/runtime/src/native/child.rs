@@ -21,6 +21,7 @@ use super::protocol::{
 };
 use super::sys::{self, BpfInstruction, Forked};
 use super::wire;
+use super::zygote::attendant;
 
 /// Why a child could not become what it should.
 #[derive(Debug)]
@@ -154,17 +155,7 @@ fn pause() -> ! {
     let _ = sys::close_range(0, false);
     let _ = rustix::thread::set_name(c"pause");
     let confined = (|| -> io::Result<()> {
-        use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
-        rustix::mount::mount_change(
-            "/",
-            MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
-        )?;
-        // Any directory serves as a mount point; the node's /proc is always there.
-        rustix::mount::mount("none", "/proc", "tmpfs", MountFlags::RDONLY, None)?;
-        rustix::process::chdir("/proc")?;
-        rustix::process::pivot_root(".", ".")?;
-        rustix::mount::unmount(".", UnmountFlags::DETACH)?;
-        rustix::process::chdir("/")?;
+        root::enter_empty_root()?;
         for capability in 0..=40 {
             let _ = sys::prctl(libc::PR_CAPBSET_DROP, capability, 0);
         }
@@ -191,12 +182,22 @@ pub struct Namespaces<'a> {
     pub pause: Option<BorrowedFd<'a>>,
 }
 
+/// What a child reaches by descriptor, wherever it stands.
+#[derive(Clone, Copy)]
+pub struct Places<'a> {
+    /// The node's `/proc`.
+    pub proc: BorrowedFd<'a>,
+    /// A mount namespace with nothing in it: the container's own is a copy of it.
+    pub empty: BorrowedFd<'a>,
+}
+
 /// Runs a container's command. The process is already in its own process namespace, if it has one.
 ///
 /// `overlay` is the root, where the server has mounted it ahead.
 pub fn container(
     spec: &ContainerSpec,
     namespaces: &Namespaces<'_>,
+    places: Places<'_>,
     (stdio, overlay): (Stdio, Option<OwnedFd>),
     filter: &[BpfInstruction],
     own: Own,
@@ -217,7 +218,13 @@ pub fn container(
             join(namespaces.pause, libc::CLONE_NEWPID, "process")?;
         }
         rustix::process::umask(Mode::empty());
-        root::build(&spec.root, &spec.cgroup, overlay)
+        root::build(&spec.root, &spec.cgroup, overlay, || {
+            sys::setns(places.empty, libc::CLONE_NEWNS)?;
+            sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP)?;
+            let mounts = attendant::namespace(places.proc, "mnt")?;
+            reporter.send(&Report::Mounts, &[mounts.as_fd()]);
+            Ok(())
+        })
     })();
     let built = match result {
         Ok(built) => built,

@@ -1,13 +1,17 @@
-//! Device access on cgroup v2: a small eBPF program instead of v1's lists.
+//! Device access by a small eBPF program on the unified hierarchy instead of v1's lists.
 //!
+//! Enter at [`Programs::attach`]. It serves v2 and the hybrid layout, where it spares a hierarchy.
 //! The program compares the request with each allowed rule in turn and denies what matches none.
 
+use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::connection::lock;
 use super::sys;
 
 /// Devices that every container may use, as `type major:minor access`.
@@ -25,14 +29,41 @@ pub const DEFAULT_ALLOWED: [&str; 10] = [
     "c 136:* rwm",
 ];
 
-/// Attaches a program that allows only `allowed` to the cgroup.
-pub fn attach(cgroup: &Path, allowed: &[String]) -> io::Result<()> {
-    let directory = rustix::fs::open(
-        cgroup,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    sys::bpf_attach_devices(directory.as_fd(), &program(allowed)?)
+/// Everything, for a cgroup that only keeps the kernel's switch for such programs on.
+pub const ALL_ALLOWED: &str = "a";
+
+/// Rule sets whose programs are kept; nearly every container has the default one.
+const PROGRAMS_MAX: usize = 16;
+
+/// Loaded programs by their rules: the kernel checks and compiles each only once.
+#[derive(Debug, Default)]
+pub struct Programs {
+    loaded: Mutex<HashMap<Vec<String>, Arc<OwnedFd>>>,
+}
+
+impl Programs {
+    /// Attaches a program that allows only `allowed` to the v2 cgroup.
+    pub fn attach(&self, cgroup: &Path, allowed: &[String]) -> io::Result<()> {
+        let directory = rustix::fs::open(
+            cgroup,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        sys::bpf_attach_devices(directory.as_fd(), self.of(allowed)?.as_fd())
+    }
+
+    fn of(&self, allowed: &[String]) -> io::Result<Arc<OwnedFd>> {
+        if let Some(found) = lock(&self.loaded).get(allowed) {
+            return Ok(found.clone());
+        }
+        let made = Arc::new(sys::bpf_load_devices(&program(allowed)?)?);
+        let mut loaded = lock(&self.loaded);
+        if loaded.len() == PROGRAMS_MAX {
+            loaded.clear();
+        }
+        loaded.insert(allowed.to_vec(), made.clone());
+        Ok(made)
+    }
 }
 
 const BLOCK: u32 = 1;
@@ -171,7 +202,7 @@ mod tests {
         let directory = mount.join(format!("llmagentos-test-devices-{}", std::process::id()));
         std::fs::create_dir(&directory).unwrap();
         let rules: Vec<String> = DEFAULT_ALLOWED.iter().map(|s| (*s).to_owned()).collect();
-        let result = attach(&directory, &rules);
+        let result = Programs::default().attach(&directory, &rules);
         let probe = std::process::Command::new("sh")
             .arg("-c")
             .arg(format!(

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 /// Raised when a message changes its meaning; an older zygote is replaced when nothing runs in it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 #[derive(Serialize, Deserialize, Debug)]
 pub struct Envelope {
@@ -184,7 +184,7 @@ pub struct RootSpec {
     pub workdir: PathBuf,
     /// The overlay comes as a descriptor; else the child mounts it.
     pub mounted: bool,
-    /// An empty directory to hang the root on inside the new mount namespace.
+    /// An empty directory to mount the overlay on where the kernel cannot do without (before Linux 6.5).
     pub mount_point: PathBuf,
     pub readonly: bool,
     pub mounts: Vec<MountSpec>,
@@ -255,6 +255,8 @@ pub enum Report {
     Namespaces,
     /// Descriptors: the terminal's master side.
     Terminal,
+    /// Descriptors: the container's mount namespace.
+    Mounts,
     /// Descriptors: the pidfd of the process that takes over.
     Successor { pid: u32 },
 }

@@ -1,10 +1,17 @@
 //! What the server remembers about sandboxes and containers, in memory and on disk.
 //!
-//! One JSON file each, replaced by rename: `sandboxes/<id>.json`, `containers/<id>/record.json`.
-//! A record that cannot be read is left out with a warning; what belongs to no record is cleaned.
+//! `sandboxes/<id>.json` is one line of JSON. `containers/<id>/record.json` is a line with what changes
+//! in a container's life, room for a longer one, and a line with the container as it was created. A
+//! record that cannot be read is left out with a warning; what belongs to no record is cleaned.
+//!
+//! A new file is written as it is: until it is whole, nobody was told of what it records. A change is
+//! one write over the old text within a page, which a `kill -9` cannot divide (the kernel looks for
+//! signals between pages); a longer one is written beside and renamed. Renaming onto an old file would
+//! make ext4 write the new one to disk at once, in the path of every start.
 
+use std::borrow::Cow;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -156,11 +163,30 @@ impl Layout {
     pub fn save_sandbox(&self, sandbox: &Sandbox) -> io::Result<()> {
         save(&self.sandbox_file(&sandbox.id), sandbox)
     }
+    /// The whole record, at its creation and when its configuration has changed.
     pub fn save_container(&self, container: &Container) -> io::Result<()> {
-        save(
-            &self.container_dir(&container.id).join("record.json"),
-            container,
-        )
+        let mut bytes = line(&Change::of(container))?;
+        bytes.resize(bytes.len().next_multiple_of(CHANGE_BYTES) - 1, b' ');
+        bytes.push(b'\n');
+        bytes.append(&mut line(container)?);
+        let path = self.record_file(&container.id);
+        if path.exists() {
+            replace(&path, &bytes)
+        } else {
+            fs::write(path, bytes)
+        }
+    }
+    /// What changes in a container's life.
+    pub fn save_state(&self, container: &Container) -> io::Result<()> {
+        let change = line(&Change::of(container))?;
+        if change.len() > CHANGE_BYTES {
+            return self.save_container(container);
+        }
+        // What is left of a longer old text stands between the first line and the last.
+        write_over(&self.record_file(&container.id), &change)
+    }
+    fn record_file(&self, id: &str) -> PathBuf {
+        self.container_dir(id).join("record.json")
     }
 
     /// Everything that was saved; broken or half-made entries are named in the second list.
@@ -173,7 +199,7 @@ impl Layout {
             }
         }
         for entry in fs::read_dir(self.data_dir.join("containers"))?.flatten() {
-            match load(&entry.path().join("record.json")) {
+            match load_container(&entry.path()) {
                 Ok(container) => containers.push(container),
                 Err(_) => broken.push(entry.path()),
             }
@@ -182,12 +208,179 @@ impl Layout {
     }
 }
 
+/// The parts of a [`Container`] that change.
+#[derive(Serialize, Deserialize)]
+struct Change<'a> {
+    state: ContainerState,
+    started_at_nanos: i64,
+    finished_at_nanos: i64,
+    exit_code: i32,
+    signal: i32,
+    reason: Cow<'a, str>,
+    message: Cow<'a, str>,
+    pid: Option<u32>,
+    warnings: Cow<'a, [String]>,
+}
+
+impl<'a> Change<'a> {
+    fn of(container: &'a Container) -> Self {
+        Self {
+            state: container.state,
+            started_at_nanos: container.started_at_nanos,
+            finished_at_nanos: container.finished_at_nanos,
+            exit_code: container.exit_code,
+            signal: container.signal,
+            reason: Cow::Borrowed(&container.reason),
+            message: Cow::Borrowed(&container.message),
+            pid: container.pid,
+            warnings: Cow::Borrowed(&container.warnings),
+        }
+    }
+
+    fn apply(self, container: &mut Container) {
+        container.state = self.state;
+        container.started_at_nanos = self.started_at_nanos;
+        container.finished_at_nanos = self.finished_at_nanos;
+        container.exit_code = self.exit_code;
+        container.signal = self.signal;
+        container.reason = self.reason.into_owned();
+        container.message = self.message.into_owned();
+        container.pid = self.pid;
+        container.warnings = self.warnings.into_owned();
+    }
+}
+
+/// Room for the changes of a container; a start error with a long message takes more.
+const CHANGE_BYTES: usize = 1024;
+/// Longest text that one write makes whole.
+const PAGE_BYTES: usize = 4096;
+
 fn save<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let bytes = line(value)?;
+    if bytes.len() > PAGE_BYTES && path.exists() {
+        return replace(path, &bytes);
+    }
+    write_over(path, &bytes)
+}
+
+fn line<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(value)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
-    fs::write(&new, serde_json::to_vec(value)?)?;
+    fs::write(&new, bytes)?;
     fs::rename(new, path)
 }
 
+fn write_over(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?
+        .write_all(bytes)
+}
+
 fn load<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
+    let bytes = fs::read(path)?;
+    let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
+    Ok(serde_json::from_slice(first)?)
+}
+
+fn load_container(directory: &Path) -> io::Result<Container> {
+    let path = directory.join("record.json");
+    let bytes = fs::read(&path)?;
+    let lines = bytes.trim_ascii_end().split(|byte| *byte == b'\n');
+    let mut container: Container = serde_json::from_slice(lines.last().unwrap_or(&[]))?;
+    // A record of an earlier version has one line.
+    if let Ok(change) = load::<Change<'static>>(&path) {
+        change.apply(&mut container);
+    }
+    Ok(container)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn container(id: &str) -> Container {
+        Container {
+            id: id.to_owned(),
+            sandbox_id: "s".to_owned(),
+            config: ContainerConfig::default(),
+            state: ContainerState::Created,
+            created_at_nanos: 1,
+            started_at_nanos: 0,
+            finished_at_nanos: 0,
+            exit_code: 0,
+            signal: 0,
+            reason: String::new(),
+            message: String::new(),
+            log_path: PathBuf::new(),
+            pid: None,
+            stop_signal: 15,
+            cgroup: "a/b".to_owned(),
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn changes_are_read_back_whatever_their_length() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout {
+            data_dir: directory.path().to_owned(),
+        };
+        layout.create().unwrap();
+        let mut record = container("c");
+        fs::create_dir(layout.container_dir("c")).unwrap();
+        layout.save_container(&record).unwrap();
+        for length in [0, 10, 3000, 5, 9000, 20, 4000] {
+            record.state = ContainerState::Exited;
+            record.message = "m\n".repeat(length);
+            record.exit_code = length as i32;
+            layout.save_state(&record).unwrap();
+            let (_, containers, broken) = layout.load().unwrap();
+            assert!(broken.is_empty(), "{length}");
+            assert_eq!(containers[0].message, record.message);
+            assert_eq!(containers[0].exit_code, record.exit_code);
+            assert_eq!(containers[0].state, ContainerState::Exited);
+        }
+    }
+
+    #[test]
+    fn what_was_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout {
+            data_dir: directory.path().to_owned(),
+        };
+        layout.create().unwrap();
+        let check = |id: &str, record: &str, expect: bool| {
+            let path = layout.container_dir(id);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("record.json"), record).unwrap();
+            let (_, containers, broken) = layout.load().unwrap();
+            assert_eq!(containers.iter().any(|c| c.id == id), expect, "{id}");
+            assert_eq!(broken.contains(&path), !expect, "{id}");
+        };
+        let text = |id: &str| serde_json::to_string(&container(id)).unwrap();
+        check("empty", "", false);
+        check("half", &text("half")[..50], false);
+        check("one-line", &text("one-line"), true);
+        let whole = |id: &str| {
+            fs::create_dir(layout.container_dir(id)).unwrap();
+            layout.save_container(&container(id)).unwrap();
+            let text = fs::read_to_string(layout.record_file(id)).unwrap();
+            fs::remove_dir_all(layout.container_dir(id)).unwrap();
+            text
+        };
+        check("whole", &whole("whole"), true);
+        let long = whole("cut");
+        check("cut", &long[..long.len() - 20], false);
+        let first = whole("cut-early");
+        check("cut-early", &first[..100], false);
+    }
 }

@@ -9,11 +9,14 @@ mod sandbox;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, RwLock, Weak, mpsc as std_mpsc};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Config;
@@ -57,6 +60,7 @@ pub struct NativeRuntime {
     pub(super) config: Config,
     pub(super) layout: Layout,
     pub(super) hierarchies: Hierarchies,
+    zygote_cgroups: Vec<PathBuf>,
     pub(super) images: Arc<dyn ImageRoots>,
     pub(super) network: Option<Arc<dyn SandboxNetwork>>,
     pub(super) state: Mutex<State>,
@@ -82,8 +86,11 @@ impl NativeRuntime {
             let what = what.to_owned();
             move |error: io::Error| RuntimeError::Internal(format!("{what}: {error}"))
         };
-        let hierarchies = Hierarchies::discover(&config.cgroup_root)
+        let mut hierarchies = Hierarchies::discover(&config.cgroup_root)
             .map_err(context("find the cgroup hierarchies"))?;
+        let cgroups = hierarchies
+            .prepare()
+            .map_err(context("make the zygote's cgroup"))?;
         for directory in [&config.run_dir, &config.data_dir] {
             make_private(directory).map_err(context(&format!("make {}", directory.display())))?;
         }
@@ -96,12 +103,13 @@ impl NativeRuntime {
             .create()
             .map_err(context("make the data directory"))?;
         let (connection, hello) =
-            open_zygote(&config, &hierarchies).map_err(context("reach the zygote"))?;
+            open_zygote(&config, cgroups.clone()).map_err(context("reach the zygote"))?;
         let connection = Arc::new(connection);
         let runtime = Arc::new_cyclic(|me: &Weak<Self>| Self {
             cleaner: Mutex::new(cleaner::start(hierarchies.clone())),
             layout,
             hierarchies,
+            zygote_cgroups: cgroups,
             images,
             network,
             state: Mutex::default(),
@@ -217,7 +225,7 @@ impl NativeRuntime {
                 _ => {}
             }
             if record.state != before {
-                self.layout.save_container(&record)?;
+                self.layout.save_state(&record)?;
             }
             if let Err(error) = self.images.hold(&record.config.image_id, &record.id) {
                 tracing::warn!(container = %record.id, %error, "the image of a container is gone");
@@ -277,7 +285,7 @@ impl NativeRuntime {
                 return;
             };
             entry.record.ended(exit);
-            if let Err(error) = self.layout.save_container(&entry.record) {
+            if let Err(error) = self.layout.save_state(&entry.record) {
                 tracing::error!(container = %id, %error, "cannot record the end of a container");
             }
             entry.ended.send_replace(true);
@@ -292,7 +300,7 @@ impl NativeRuntime {
 
     /// The connection ended: what waits for exits must hear of it. `true` when a new one stands.
     fn reconnect(&self) -> Option<Arc<Connection>> {
-        let (connection, hello) = match open_zygote(&self.config, &self.hierarchies) {
+        let (connection, hello) = match open_zygote(&self.config, self.zygote_cgroups.clone()) {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%error, "the zygote cannot be reached");
@@ -338,7 +346,7 @@ impl NativeRuntime {
                     entry.record.lost(now);
                 }
             }
-            let _ = self.layout.save_container(&entry.record);
+            let _ = self.layout.save_state(&entry.record);
             entry.ended.send_replace(true);
         }
         drop(state);
@@ -381,17 +389,7 @@ impl Drop for NativeRuntime {
     }
 }
 
-fn open_zygote(config: &Config, hierarchies: &Hierarchies) -> io::Result<(Connection, Hello)> {
-    hierarchies.create("zygote")?;
-    let membership = hierarchies.membership("zygote");
-    // Only where services are tracked: the zygote's own use is not limited.
-    let cgroups = membership
-        .v1
-        .into_iter()
-        .filter(|(name, _)| name == "systemd")
-        .map(|(_, directory)| directory)
-        .chain(membership.unified)
-        .collect();
+fn open_zygote(config: &Config, cgroups: Vec<PathBuf>) -> io::Result<(Connection, Hello)> {
     Connection::open(&Zygote {
         run_dir: &config.run_dir,
         command: &config.zygote_command,
@@ -446,13 +444,41 @@ fn tree_bytes(directory: &Path) -> u64 {
 }
 
 /// 64 hexadecimal digits.
-pub(super) fn new_id() -> Result<String, RuntimeError> {
-    use std::io::Read;
-    let mut bytes = [0u8; 32];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut f| f.read_exact(&mut bytes))
-        .map_err(|e| RuntimeError::Internal(format!("read /dev/urandom: {e}")))?;
-    Ok(hex::encode(bytes))
+pub(super) fn new_id() -> String {
+    hex::encode(rand::random::<[u8; 32]>())
+}
+
+/// Work that goes on by itself where the caller gives up waiting; while the caller waits, it runs in
+/// the caller's task, which spares two switches between threads.
+pub(super) struct Unstoppable<T: Send + 'static>(Option<BoxFuture<'static, T>>);
+
+impl<T: Send + 'static> Unstoppable<T> {
+    pub(super) fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
+        Self(Some(Box::pin(work)))
+    }
+}
+
+impl<T: Send + 'static> Future for Unstoppable<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let Some(work) = &mut self.0 else {
+            return Poll::Pending;
+        };
+        let result = work.as_mut().poll(context);
+        if result.is_ready() {
+            self.0 = None;
+        }
+        result
+    }
+}
+
+impl<T: Send + 'static> Drop for Unstoppable<T> {
+    fn drop(&mut self) {
+        if let (Some(work), Ok(tokio)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            tokio.spawn(work);
+        }
+    }
 }
 
 /// An I/O error where something was being done.
@@ -465,16 +491,19 @@ pub(super) fn io_error(what: impl std::fmt::Display, error: &io::Error) -> Runti
 }
 
 /// Runs file-system work on a thread that may block.
-pub(super) async fn blocking<T: Send + 'static>(
+///
+/// It starts at once; the answer is what has to be awaited.
+pub(super) fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
-) -> Result<T, RuntimeError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| {
+) -> impl Future<Output = Result<T, RuntimeError>> {
+    let task = tokio::task::spawn_blocking(work);
+    async move {
+        task.await.unwrap_or_else(|error| {
             Err(RuntimeError::Internal(format!(
                 "a task of the runtime failed: {error}"
             )))
         })
+    }
 }
 
 #[async_trait]

@@ -189,7 +189,7 @@ impl NativeRuntime {
             seccomp: filter.is_some(),
             ..base
         };
-        let exec_id = format!("exec-{}", new_id()?);
+        let exec_id = format!("exec-{}", new_id());
 
         let open = || {
             rustix::pipe::pipe_with(PipeFlags::CLOEXEC)

@@ -240,12 +240,29 @@ pub fn wait_for_signal() {
     unsafe { libc::pause() };
 }
 
-/// Unblocks every signal and gives every signal its default action.
-pub fn signals_reset() {
+/// What the zygote ignores; its children give exactly these their default action back.
+const IGNORED: [c_int; 6] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGHUP,
+    libc::SIGPIPE,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+];
+
+/// Every signal gets its default action, whatever was inherited, except what the zygote ignores.
+pub fn signals_of_the_zygote() {
     for signal in 1..=libc::SIGRTMAX() {
         if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-            signal_disposition(signal, false);
+            signal_disposition(signal, IGNORED.contains(&signal));
         }
+    }
+}
+
+/// In a child of the zygote: unblocks every signal and gives every signal its default action.
+pub fn signals_reset() {
+    for signal in IGNORED {
+        signal_disposition(signal, false);
     }
     // SAFETY: an empty set is a valid set.
     unsafe {
@@ -378,8 +395,8 @@ pub fn set_identity(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
 const BPF_PROG_LOAD: c_int = 5;
 const BPF_PROG_ATTACH: c_int = 8;
 
-/// Loads a `BPF_PROG_TYPE_CGROUP_DEVICE` program of 8-byte instructions and attaches it to a v2 cgroup, replacing none.
-pub fn bpf_attach_devices(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Result<()> {
+/// Loads a `BPF_PROG_TYPE_CGROUP_DEVICE` program of 8-byte instructions.
+pub fn bpf_load_devices(program: &[u64]) -> io::Result<OwnedFd> {
     const LICENSE: &CStr = c"Apache-2.0";
     let mut load = [0u64; 16];
     load[0] = 15 | (program.len() as u64) << 32; // prog_type, insn_cnt
@@ -395,11 +412,15 @@ pub fn bpf_attach_devices(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Result
         )
     })?;
     // SAFETY: a fresh descriptor.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Attaches a device program to a v2 cgroup, beside those that are there.
+pub fn bpf_attach_devices(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     // target_fd, attach_bpf_fd, attach_type = BPF_CGROUP_DEVICE (6), attach_flags = BPF_F_ALLOW_MULTI (2)
     let attach: [u32; 8] = [
         cgroup.as_raw_fd() as u32,
-        fd.as_raw_fd() as u32,
+        program.as_raw_fd() as u32,
         6,
         2,
         0,

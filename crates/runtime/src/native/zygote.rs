@@ -4,10 +4,13 @@
 //! loop for requests (a listening socket in the run directory, so that a restarted server finds it),
 //! for the ends of processes (pidfds), and for their output, which it copies into log files.
 //!
+//! Two more processes beside it ([`attendant`]) make namespaces ahead and take mounts down.
+//!
 //! Invariants: it never blocks on a peer; it holds per container a fixed amount of memory; its own
 //! program file is reached through a read-only mount, so that no container can write it.
 //! Deliberately absent: policy, retries, files other than logs. The server decides and remembers.
 
+pub mod attendant;
 mod log;
 mod tasks;
 
@@ -28,6 +31,7 @@ use rustix::mount::OpenTreeFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::child::Own;
+use attendant::{Attendant, NamespaceSet};
 use super::protocol::{Answer, Envelope, Failure, FromZygote, Request};
 use super::{sys, wire};
 use log::Stream;
@@ -36,6 +40,11 @@ use tasks::{Sandbox, Task};
 /// File names in the run directory.
 pub const SOCKET_NAME: &str = "zygote.sock";
 const LOCK_NAME: &str = "zygote.lock";
+/// Without a request or an event for so long, spent namespaces are replaced.
+const QUIET: rustix::time::Timespec = rustix::time::Timespec {
+    tv_sec: 0,
+    tv_nsec: 10_000_000,
+};
 /// Most bytes that are copied for one stream before others get their turn.
 const COPY_BYTES: usize = 64 * 1024;
 
@@ -48,6 +57,8 @@ enum Source {
     TaskEnd(String),
     TaskOutput(String, Stream),
     SandboxReport(String),
+    /// The attendant that makes namespaces.
+    Maker,
     /// A process that only has to be reaped.
     Reap,
 }
@@ -69,6 +80,15 @@ struct Zygote {
     sandboxes: HashMap<String, Sandbox>,
     tasks: HashMap<String, Task>,
     own: Own,
+    /// The node's `/proc`, our own uts namespace, and the empty mount namespace containers are built in.
+    proc: OwnedFd,
+    uts: OwnedFd,
+    empty: OwnedFd,
+    maker: Option<Attendant>,
+    maker_token: u64,
+    closer: Option<Attendant>,
+    /// Made ahead.
+    ready: Vec<NamespaceSet>,
     buffer: Vec<u8>,
     copy: Vec<u8>,
     stopping: bool,
@@ -205,22 +225,17 @@ impl Zygote {
         rustix::process::umask(umask);
         rustix::net::listen(&listener, 16)?;
 
-        for signal in [
-            libc::SIGTERM,
-            libc::SIGINT,
-            libc::SIGHUP,
-            libc::SIGPIPE,
-            libc::SIGUSR1,
-            libc::SIGUSR2,
-        ] {
-            sys::signal_disposition(signal, true);
-        }
+        sys::signals_of_the_zygote();
         let _ = rustix::thread::set_name(c"zygote");
         // Nobody without full power over this machine may look into us or our children before exec.
         sys::prctl(libc::PR_SET_DUMPABLE, 0, 0)?;
         let _ = std::fs::write("/proc/self/oom_score_adj", "-999");
         raise_descriptor_limit();
         let binary = std::fs::metadata("/proc/self/exe")?;
+        let proc = attendant::node_proc()?;
+        let uts = attendant::namespace(proc.as_fd(), "uts")?;
+        let (maker, empty) = attendant::start(proc.as_fd())?;
+        let (closer, _) = attendant::start(proc.as_fd())?;
 
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut zygote = Self {
@@ -235,10 +250,23 @@ impl Zygote {
             own: Own {
                 binary: (binary.dev(), binary.ino()),
             },
+            proc,
+            uts,
+            empty,
+            maker: None,
+            maker_token: 0,
+            closer: None,
+            ready: Vec::new(),
             buffer: Vec::new(),
             copy: vec![0; COPY_BYTES],
             stopping: false,
         };
+        zygote.reap_later(maker.pidfd.try_clone()?);
+        zygote.reap_later(closer.pidfd.try_clone()?);
+        zygote.closer = Some(closer);
+        zygote.maker_token = zygote.watch(&maker.socket, Source::Maker)?;
+        zygote.maker = Some(maker);
+        zygote.order_namespaces();
         let token = zygote.token(Source::Listener);
         epoll::add(
             &zygote.epoll,
@@ -278,7 +306,15 @@ impl Zygote {
             }
         }; 64];
         while !self.stopping {
-            let count = match epoll::wait(&self.epoll, &mut events, None) {
+            let short = self.maker.as_ref().is_some_and(|maker| {
+                self.ready.len() + maker.wanted < attendant::READY_MAX
+            });
+            let count = match epoll::wait(&self.epoll, &mut events, short.then_some(&QUIET)) {
+                // Making namespaces keeps a processor for most of a millisecond: when nobody waits.
+                Ok(0) => {
+                    self.order_namespaces();
+                    continue;
+                }
                 Ok(count) => count,
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(_) => return,
@@ -304,6 +340,7 @@ impl Zygote {
             Source::TaskEnd(id) => self.task_ended(&id),
             Source::TaskOutput(id, stream) => self.copy_output(&id, stream),
             Source::SandboxReport(id) => self.read_sandbox_report(&id),
+            Source::Maker => self.read_maker(),
             Source::Reap => self.reap(token),
         }
     }
@@ -455,6 +492,43 @@ impl Zygote {
         }
     }
 
+    /// Asks for as many sets of namespaces as should stand ready.
+    fn order_namespaces(&mut self) {
+        if let Some(maker) = &mut self.maker {
+            for _ in self.ready.len() + maker.wanted..attendant::READY_MAX {
+                maker.ask();
+            }
+        }
+    }
+
+    fn read_maker(&mut self) {
+        while let Some(maker) = &mut self.maker {
+            match maker.receive() {
+                Ok(Some(set)) => self.ready.push(set),
+                Ok(None) => return,
+                // From now on each pod waits for its own.
+                Err(_) => {
+                    if let Some(maker) = self.maker.take() {
+                        self.unwatch(self.maker_token, &maker.socket);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Closes descriptors that may be the last of something large, without waiting for it.
+    fn close_aside(&mut self, fds: Vec<OwnedFd>) {
+        if fds.is_empty() {
+            return;
+        }
+        if let Some(closer) = &self.closer
+            && let Err(error) = closer.close(&fds)
+            && error.kind() != io::ErrorKind::WouldBlock
+        {
+            self.closer = None;
+        }
+    }
+
     fn reap(&mut self, token: u64) {
         if let Some(pidfd) = self.reaping.remove(&token) {
             let _ = tasks::wait(&pidfd);
@@ -473,6 +547,18 @@ fn raise_descriptor_limit() {
         maximum: limit.maximum,
     };
     let _ = setrlimit(Resource::Nofile, raised);
+}
+
+/// A pair of sockets; ours does not block.
+fn report_socket() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
 }
 
 /// Nanoseconds since 1970.

@@ -4,6 +4,11 @@
 //! is made detached and attached by descriptor; what the image holds is looked at only through
 //! [`super::inside`]. Sources on the node are opened before the mount namespace is left, so that
 //! `Bidirectional` mounts stay peers of the node's.
+//!
+//! The container's mount namespace is a copy of an empty one ([`enter_empty_root`]), never of the
+//! node's: the root is mounted over the empty one and entered. So nothing of the node's is ever in
+//! there, nothing has to be unmounted (which would wait for RCU, about a millisecond), and what is
+//! reached by climbing out of a `chroot` or by unmounting the root is an empty, read-only directory.
 //! Invariant: nothing here is visible outside the container's mount namespace.
 
 use std::io;
@@ -64,16 +69,15 @@ pub struct Built {
     null: OwnedFd,
 }
 
-/// Joins new mount and cgroup namespaces, builds the root and makes it `/`. `/proc` is still missing.
+/// Builds the root and makes it `/`. `/proc` is still missing.
+///
+/// `leave` goes from the node's mount namespace into a new, empty one, and into a new cgroup namespace.
 pub fn build(
     spec: &RootSpec,
     cgroup: &CgroupMembership,
     ahead: Option<OwnedFd>,
+    leave: impl FnOnce() -> io::Result<()>,
 ) -> Result<Built, Fault> {
-    let overlay = ahead.map_or_else(
-        || overlay(&spec.lowerdirs, &spec.upperdir, &spec.workdir),
-        Ok,
-    );
     let sources = spec
         .mounts
         .iter()
@@ -87,25 +91,33 @@ pub fn build(
         None => None,
     };
     let cgroups = open_cgroups(cgroup)?;
-    let devices = if spec.all_devices {
+    let mut devices = if spec.all_devices {
         node_devices()
     } else {
         Vec::new()
     };
+    for device in &spec.devices {
+        devices.push(explicit_device(device)?);
+    }
+    // Last: where it cannot be detached, this is done in another mount namespace already.
+    let root = match ahead {
+        Some(root) => root,
+        None => root_overlay(spec)?,
+    };
 
-    sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP)
-        .map_err(|e| Fault::of("unshare mount and cgroup", e))?;
-    rustix::mount::mount_change(
+    leave().map_err(|e| Fault::of("enter a new mount and cgroup namespace", e))?;
+    let bottom = rustix::fs::open(
         "/",
-        MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
     )
-    .map_err(|e| Fault::of("make / a slave mount", e.into()))?;
-    let root = attach_root(spec, overlay)?;
+    .map_err(|e| Fault::of("open the empty root", e.into()))?;
+    attach(&root, &bottom).map_err(|e| Fault::of("attach the root", e))?;
     let root = root.as_fd();
 
     let proc = inside::plain_directory(root, "proc").map_err(|e| Fault::of("prepare /proc", e))?;
     drop(proc);
-    let (dev, null) = device_directory(spec, devices)?;
+    let (dev, null) = device_directory(devices)?;
     attach(
         &dev,
         &inside::plain_directory(root, "dev").map_err(|e| Fault::of("prepare /dev", e))?,
@@ -132,7 +144,8 @@ pub fn build(
         sys::mount_setattr(root, false, ATTR_RDONLY, 0)
             .map_err(|e| Fault::of("make the root read-only", e))?;
     }
-    pivot(root).map_err(|e| Fault::of("pivot_root", e))?;
+    rustix::process::fchdir(root).map_err(|e| Fault::of("enter the root", e.into()))?;
+    rustix::process::chroot(".").map_err(|e| Fault::of("make the root /", e.into()))?;
     Ok(Built { null })
 }
 
@@ -224,7 +237,7 @@ fn open_source(path: &Path) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// The root as a detached overlay; an error means that the kernel needs [`overlay_by_path`].
+/// The root as a detached overlay; an error may mean that the kernel needs [`overlay_by_path`].
 pub fn overlay(lowerdirs: &[PathBuf], upperdir: &Path, workdir: &Path) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in lowerdirs {
@@ -242,27 +255,23 @@ pub fn overlay(lowerdirs: &[PathBuf], upperdir: &Path, workdir: &Path) -> io::Re
     )?)
 }
 
-fn attach_root(spec: &RootSpec, overlay: io::Result<OwnedFd>) -> Result<OwnedFd, Fault> {
-    let open = |path: &Path| {
-        rustix::fs::open(
-            path,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-    };
-    match overlay {
-        Ok(overlay) => {
-            let target = open(&spec.mount_point)
-                .map_err(|e| Fault::of("open the mount point of the root", e.into()))?;
-            attach(&overlay, &target).map_err(|e| Fault::of("attach the root", e))?;
-            Ok(overlay)
-        }
-        // Linux before 6.5 takes the layers only in one string.
+fn root_overlay(spec: &RootSpec) -> Result<OwnedFd, Fault> {
+    let context = |e| Fault::of("mount the root overlay", e);
+    match overlay(&spec.lowerdirs, &spec.upperdir, &spec.workdir) {
+        // Linux before 6.5 takes the layers only in one string, and at a path.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            overlay_by_path(spec).map_err(|e| Fault::of("mount the root overlay", e))?;
-            Ok(open(&spec.mount_point).map_err(|e| Fault::of("open the root", e.into()))?)
+            (|| {
+                sys::unshare(libc::CLONE_NEWNS)?;
+                rustix::mount::mount_change(
+                    "/",
+                    MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
+                )?;
+                overlay_by_path(spec)?;
+                open_source(&spec.mount_point)
+            })()
+            .map_err(context)
         }
-        Err(error) => Err(Fault::of("mount the root overlay", error)),
+        other => other.map_err(context),
     }
 }
 
@@ -338,10 +347,7 @@ fn open_cgroups(membership: &CgroupMembership) -> Result<Vec<(String, OwnedFd)>,
 }
 
 /// `/dev` as a detached tmpfs with its nodes; also our `null` by descriptor.
-fn device_directory(
-    spec: &RootSpec,
-    node_devices: Vec<(PathBuf, u32, u64)>,
-) -> Result<(OwnedFd, OwnedFd), Fault> {
+fn device_directory(more: Vec<Device>) -> Result<(OwnedFd, OwnedFd), Fault> {
     let context = |e: io::Error| Fault::of("make /dev", e);
     let dev = filesystem(
         "tmpfs",
@@ -375,12 +381,15 @@ fn device_directory(
         Mode::empty(),
     )
     .map_err(|e| context(e.into()))?;
-    for (path, mode, number) in node_devices {
-        // What we made ourselves stays; the rest of the node's devices comes as it is.
-        let _ = make_node(dev.as_fd(), &path, mode, number);
-    }
-    for device in &spec.devices {
-        explicit_device(dev.as_fd(), device)?;
+    for device in more {
+        match make_node(dev.as_fd(), &device) {
+            // What we made ourselves stays.
+            Err(error) if device.required && error.kind() != io::ErrorKind::AlreadyExists => {
+                let name = device.below_dev.display();
+                return Err(Fault::of(format!("make device /dev/{name}"), error));
+            }
+            _ => {}
+        }
     }
     Ok((dev, null))
 }
@@ -419,7 +428,17 @@ fn device_mounts(dev: &OwnedFd, shm: Option<OwnedFd>) -> Result<(), Fault> {
     attach(&mqueue, &target("mqueue")?).map_err(|e| Fault::of("mount /dev/mqueue", e))
 }
 
-fn make_node(dev: BorrowedFd<'_>, path: &Path, mode: u32, number: u64) -> io::Result<()> {
+/// A device node as the node of the cluster has it.
+struct Device {
+    below_dev: PathBuf,
+    mode: u32,
+    number: u64,
+    /// Asked for by name; else one of all.
+    required: bool,
+}
+
+fn make_node(dev: BorrowedFd<'_>, device: &Device) -> io::Result<()> {
+    let path = &device.below_dev;
     let parent = path.parent().unwrap_or(Path::new(""));
     let name = path
         .file_name()
@@ -428,32 +447,33 @@ fn make_node(dev: BorrowedFd<'_>, path: &Path, mode: u32, number: u64) -> io::Re
     rustix::fs::mknodat(
         &directory,
         name,
-        FileType::from_raw_mode(mode),
-        Mode::from_raw_mode(mode & 0o7777),
-        number,
+        FileType::from_raw_mode(device.mode),
+        Mode::from_raw_mode(device.mode & 0o7777),
+        device.number,
     )?;
     Ok(())
 }
 
 /// A device that the pod asks for. Only below `/dev`: elsewhere the image could have put links.
-fn explicit_device(dev: BorrowedFd<'_>, device: &DeviceSpec) -> Result<(), Fault> {
-    let context = |e: io::Error| Fault::of(format!("make device {}", device.target.display()), e);
-    let status = rustix::fs::stat(&device.source).map_err(|e| context(e.into()))?;
-    let below = device.target.strip_prefix("/dev").map_err(|_| {
-        Fault::start(format!(
-            "device {} is not below /dev",
-            device.target.display()
-        ))
-    })?;
-    match make_node(dev, below, status.st_mode, status.st_rdev) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(context),
-    }
+fn explicit_device(device: &DeviceSpec) -> Result<Device, Fault> {
+    let target = device.target.display();
+    let status = rustix::fs::stat(&device.source)
+        .map_err(|e| Fault::of(format!("make device {target}"), e.into()))?;
+    let below_dev = device
+        .target
+        .strip_prefix("/dev")
+        .map_err(|_| Fault::start(format!("device {target} is not below /dev")))?;
+    Ok(Device {
+        below_dev: below_dev.to_owned(),
+        mode: status.st_mode,
+        number: status.st_rdev,
+        required: true,
+    })
 }
 
-/// Path below `/dev`, mode and number of every device node of this machine (for privileged containers).
-fn node_devices() -> Vec<(PathBuf, u32, u64)> {
-    fn walk(directory: &Path, out: &mut Vec<(PathBuf, u32, u64)>, depth: u32) {
+/// Every device node of this machine, for privileged containers.
+fn node_devices() -> Vec<Device> {
+    fn walk(directory: &Path, out: &mut Vec<Device>, depth: u32) {
         let Ok(entries) = std::fs::read_dir(directory) else {
             return;
         };
@@ -475,7 +495,12 @@ fn node_devices() -> Vec<(PathBuf, u32, u64)> {
                 FileType::CharacterDevice | FileType::BlockDevice => {
                     let below = path.strip_prefix("/dev").unwrap_or(&path).to_owned();
                     if below != Path::new("console") {
-                        out.push((below, status.st_mode, status.st_rdev));
+                        out.push(Device {
+                            below_dev: below,
+                            mode: status.st_mode,
+                            number: status.st_rdev,
+                            required: false,
+                        });
                     }
                 }
                 _ => {}
@@ -619,12 +644,27 @@ fn attach_volume(root: BorrowedFd<'_>, mount: &MountSpec, source: OwnedFd) -> io
     attach(&source, &target)
 }
 
-/// Makes `root` the root of this mount namespace and drops the old one.
-fn pivot(root: BorrowedFd<'_>) -> io::Result<()> {
-    rustix::process::fchdir(root)?;
+/// Leaves only an empty, read-only directory in this (private) mount namespace, and stands in it.
+pub fn enter_empty_root() -> io::Result<()> {
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
+    )?;
+    let empty = filesystem(
+        "tmpfs",
+        &[("mode", "555"), ("nr_inodes", "1"), ("ro", "")],
+        MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | nodev_noexec(),
+    )?;
+    // Any directory serves as a mount point; the node's /proc is always there.
+    let target = rustix::fs::open(
+        "/proc",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    attach(&empty, &target)?;
+    rustix::process::fchdir(&empty)?;
     rustix::process::pivot_root(".", ".")?;
-    // The old root is stacked on the new one; it is a slave, so nothing leaves this namespace.
+    // The old root is stacked on the new one.
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
-    rustix::process::chdir("/")?;
-    Ok(())
+    Ok(rustix::process::chdir("/")?)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{ContainerEntry, Filter, NativeRuntime, blocking, io_error, new_id};
+use super::{ContainerEntry, Filter, NativeRuntime, Unstoppable, blocking, io_error, new_id};
 use crate::image_roots::ImageRoot;
 use crate::native::child::root::overlay;
 use crate::native::cleaner::Job;
@@ -49,7 +49,7 @@ impl NativeRuntime {
                 "sandbox {sandbox_id} is not ready"
             )));
         }
-        let id = new_id()?;
+        let id = new_id();
         let cgroup = spec::cgroup_of(&sandbox.config.cgroup_parent, &id)?;
         let (_, allowed) = spec::device_access(&config)?;
         let image_id = config.image_id.clone();
@@ -63,28 +63,27 @@ impl NativeRuntime {
             .prepare(&image_id)
             .map_err(|e| undo(image_error(e)))?;
         let resources = config.resources.clone();
-        let (me, also_me) = (self.arc()?, self.arc()?);
+        let me = self.arc()?;
         let directory = self.layout.container_dir(&id);
-        let relative = cgroup.clone();
-        // Two threads: a millisecond or two each.
-        let limits = blocking(move || {
-            let mut warnings = Vec::new();
-            me.hierarchies
-                .create(&relative)
-                .map_err(|e| io_error("make the container's cgroup", &e))?;
-            me.hierarchies.apply(&relative, &resources, &mut warnings);
-            if let Some(allowed) = allowed {
-                me.hierarchies
-                    .restrict_devices(&relative, &allowed, &mut warnings);
-            }
-            Ok(warnings)
-        });
+        // The files on a thread that may wait for the disk, the cgroup meanwhile here.
         let files = blocking({
             let cgroup = cgroup.clone();
             let id = id.clone();
-            move || also_me.make_container(id, sandbox, config, cgroup, &image)
+            move || me.make_container(id, sandbox, config, cgroup, &image)
         });
-        let (limits, files) = tokio::join!(limits, files);
+        let limits = (|| {
+            let mut warnings = Vec::new();
+            self.hierarchies
+                .create(&cgroup)
+                .map_err(|e| io_error("make the container's cgroup", &e))?;
+            self.hierarchies.apply(&cgroup, &resources, &mut warnings);
+            if let Some(allowed) = allowed {
+                self.hierarchies
+                    .restrict_devices(&cgroup, &allowed, &mut warnings);
+            }
+            Ok(warnings)
+        })();
+        let files = files.await;
         let (warnings, (mut record, root)) = match (limits, files) {
             (Ok(warnings), Ok(made)) => (warnings, made),
             (Err(error), _) | (_, Err(error)) => {
@@ -96,7 +95,7 @@ impl NativeRuntime {
         if !warnings.is_empty() {
             record.warnings.extend(warnings);
             self.layout
-                .save_container(&record)
+                .save_state(&record)
                 .map_err(|e| io_error("record the container", &e))?;
         }
         let entry = ContainerEntry {
@@ -189,15 +188,11 @@ impl NativeRuntime {
         // Goes on when the caller gives up: the zygote will start it all the same.
         let me = self.arc()?;
         let id = id.to_owned();
-        let started = tokio::spawn(async move {
+        Unstoppable::new(async move {
             let result = me.start_recorded(&record, root).await;
             me.note_start(&id, result)
-        });
-        started.await.unwrap_or_else(|e| {
-            Err(RuntimeError::Internal(format!(
-                "a task of the runtime failed: {e}"
-            )))
         })
+        .await
     }
 
     async fn start_recorded(
@@ -281,7 +276,7 @@ impl NativeRuntime {
                 Err(RuntimeError::Unavailable(why))
             }
         };
-        if let Err(error) = self.layout.save_container(&entry.record) {
+        if let Err(error) = self.layout.save_state(&entry.record) {
             tracing::error!(container = %id, %error, "cannot record the start of a container");
         }
         drop(state);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 
-use super::{NativeRuntime, blocking, io_error, new_id};
+use super::{NativeRuntime, io_error, new_id};
 use crate::native::cleaner::Job;
 use crate::native::connection::lock;
 use crate::native::protocol::{Answer, Request, SandboxSpec};
@@ -20,7 +20,7 @@ impl NativeRuntime {
         &self,
         config: PodSandboxConfig,
     ) -> Result<PodSandbox, RuntimeError> {
-        let id = new_id()?;
+        let id = new_id();
         // Also checks the path.
         let pause_cgroup =
             spec::cgroup_of(&config.cgroup_parent, &format!("sandbox-{}", &id[..12]))?;
@@ -69,56 +69,33 @@ impl NativeRuntime {
         wanted: SandboxSpec,
         pause_cgroup: Option<String>,
     ) -> Result<(), RuntimeError> {
-        let me = self.arc()?;
-        let (shm, parent, resources) = (
-            sandbox.shm.clone(),
-            sandbox.config.cgroup_parent.clone(),
-            sandbox.config.resources.clone(),
-        );
-        let id = sandbox.id.clone();
         let zygote = self.zygote();
+        let own_net = wanted.own_net;
+        // Its first process is born in the pod's cgroup.
         let after_cgroups = pause_cgroup.is_some();
-        let host_side = blocking(move || {
-            let context = |e| io_error("make the pod's cgroup", &e);
-            me.hierarchies.create(&parent).map_err(context)?;
-            if let Some(cgroup) = &pause_cgroup {
-                me.hierarchies.create(cgroup).map_err(context)?;
+        let id = sandbox.id.clone();
+        let zygote_side = async move {
+            let answer = zygote.call(Request::CreateSandbox(wanted), &[]).await;
+            match answer.map_err(|e| e.into_runtime("sandbox", &id))? {
+                (Answer::Sandbox(record), _) => Ok(record),
+                _ => Err(RuntimeError::Internal(
+                    "the zygote answered something else".to_owned(),
+                )),
             }
-            let mut warnings = Vec::new();
-            me.hierarchies.apply(&parent, &resources, &mut warnings);
-            for warning in warnings {
-                tracing::warn!(sandbox = %id, %warning, "a limit of the pod");
-            }
-            if let Some(path) = shm {
-                mount_shm(&path).map_err(|e| io_error("mount the pod's shared memory", &e))?;
-            }
-            Ok(())
-        });
-        let zygote_side = async {
-            zygote
-                .call(Request::CreateSandbox(wanted), &[])
-                .await
-                .map_err(|e| e.into_runtime("sandbox", &sandbox.id))
         };
-        let answer = if after_cgroups {
-            host_side.await?;
+        // Written before the network is set up: a crash in between must give the address back.
+        sandbox.networked = self.network.is_some() && own_net;
+        let record = if after_cgroups {
+            self.make_host_side(sandbox, pause_cgroup)?;
             zygote_side.await?
         } else {
-            let (host, answer) = tokio::join!(host_side, zygote_side);
+            // The zygote is asked first, and works while we do.
+            let host_side = async { self.make_host_side(sandbox, None) };
+            let (answer, host) = tokio::join!(zygote_side, host_side);
             host?;
             answer?
         };
-        let Answer::Sandbox(record) = answer.0 else {
-            return Err(RuntimeError::Internal(
-                "the zygote answered something else".to_owned(),
-            ));
-        };
         sandbox.net_fd = record.net_fd;
-        // Written before the network is set up: a crash in between must give the address back.
-        sandbox.networked = self.network.is_some() && record.net_fd.is_some();
-        self.layout
-            .save_sandbox(sandbox)
-            .map_err(|e| io_error("record the sandbox", &e))?;
         if let (Some(network), Some(netns_path)) = (&self.network, self.netns_path(sandbox)) {
             sandbox.ips = network
                 .set_up(SandboxNetworkRequest {
@@ -136,6 +113,33 @@ impl NativeRuntime {
         Ok(())
     }
 
+    /// The pod's cgroup with its limits, its shared memory and its record: half a millisecond of work
+    /// in kernel memory and one small file, which a switch to another thread would not make shorter.
+    fn make_host_side(
+        &self,
+        sandbox: &Sandbox,
+        pause_cgroup: Option<String>,
+    ) -> Result<(), RuntimeError> {
+        let context = |e| io_error("make the pod's cgroup", &e);
+        let parent = &sandbox.config.cgroup_parent;
+        self.hierarchies.create(parent).map_err(context)?;
+        if let Some(cgroup) = &pause_cgroup {
+            self.hierarchies.create(cgroup).map_err(context)?;
+        }
+        let mut warnings = Vec::new();
+        self.hierarchies
+            .apply(parent, &sandbox.config.resources, &mut warnings);
+        for warning in warnings {
+            tracing::warn!(sandbox = %sandbox.id, %warning, "a limit of the pod");
+        }
+        if let Some(path) = &sandbox.shm {
+            mount_shm(path).map_err(|e| io_error("mount the pod's shared memory", &e))?;
+        }
+        self.layout
+            .save_sandbox(sandbox)
+            .map_err(|e| io_error("record the sandbox", &e))
+    }
+
     /// The network namespace as a path; `None` for the node's.
     pub(in crate::native) fn netns_path(&self, sandbox: &Sandbox) -> Option<PathBuf> {
         sandbox
@@ -144,6 +148,11 @@ impl NativeRuntime {
     }
 
     pub(super) async fn stop_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        self.end_sandbox(id, true).await
+    }
+
+    /// `kept`: its record stays.
+    async fn end_sandbox(&self, id: &str, kept: bool) -> Result<(), RuntimeError> {
         let Some(sandbox) = lock(&self.state).sandboxes.get(id).cloned() else {
             return Ok(());
         };
@@ -177,9 +186,11 @@ impl NativeRuntime {
             sandbox.state = SandboxState::NotReady;
             sandbox.networked = false;
             sandbox.net_fd = None;
-            self.layout
-                .save_sandbox(sandbox)
-                .map_err(|e| io_error("record the sandbox", &e))?;
+            if kept {
+                self.layout
+                    .save_sandbox(sandbox)
+                    .map_err(|e| io_error("record the sandbox", &e))?;
+            }
         }
         drop(state);
         self.announce(RuntimeEvent::SandboxStopped {
@@ -189,7 +200,7 @@ impl NativeRuntime {
     }
 
     pub(super) async fn remove_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
-        self.stop_sandbox(id).await?;
+        self.end_sandbox(id, false).await?;
         let containers: Vec<String> = lock(&self.state)
             .containers
             .values()

@@ -294,6 +294,7 @@ fn decisions(profile: &Profile, arch: Arch, enosys_beyond: bool) -> Decisions {
             out.push((from, decision));
         }
     }
+    out.dedup_by(|next, before| next.1 == before.1);
     out
 }
 
@@ -309,6 +310,9 @@ enum Target {
 struct Assembler {
     reversed: Vec<BpfInstruction>,
     returns: BTreeMap<u32, usize>,
+    /// Chains that stand in the program, by whether arguments are 64 bits wide there: calls of other
+    /// numbers and architectures with the same conditions share one.
+    chains: Vec<(bool, Chain, u32, Target)>,
 }
 
 impl Assembler {
@@ -396,6 +400,14 @@ impl Assembler {
         match decision {
             Decision::Action(action) => Target::Return(*action),
             Decision::Chain(arch, rules, last) => {
+                let wide = arch.wide();
+                let shared = self
+                    .chains
+                    .iter()
+                    .find(|(w, r, l, _)| (*w, r, *l) == (wide, rules, *last));
+                if let Some((.., target)) = shared {
+                    return *target;
+                }
                 let mut next = Target::Return(*last);
                 for (conditions, action) in rules.iter().rev() {
                     let mut then = Target::Return(*action);
@@ -404,6 +416,7 @@ impl Assembler {
                     }
                     next = then;
                 }
+                self.chains.push((wide, rules.clone(), *last, next));
                 next
             }
         }

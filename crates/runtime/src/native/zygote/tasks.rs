@@ -11,13 +11,13 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
+use super::attendant::NamespaceSet;
 use super::log::{Log, Stream};
-use super::{ReplyTo, Source, Zygote, now_nanos};
-use crate::native::child::{self, Fault, Namespaces, Reporter};
+use super::{ReplyTo, Source, Zygote, now_nanos, report_socket};
+use crate::native::child::{self, Fault, Namespaces, Places, Reporter};
 use crate::native::protocol::{
     Answer, CgroupMembership, ContainerRecord, ContainerSpec, Exit, Failure, FromZygote,
     PidNamespace, ProcessSpec, Report, SandboxRecord, SandboxSpec,
@@ -51,6 +51,8 @@ pub(super) struct Task {
     warnings: Vec<String>,
     started_at_nanos: i64,
     terminal: Option<OwnedFd>,
+    /// The container's mount namespace: held so that its end does not wait for its mounts.
+    mounts: Option<OwnedFd>,
     cgroup: CgroupMembership,
     exit: Option<Exit>,
     kind: Kind,
@@ -115,17 +117,6 @@ pub(super) fn wait(pidfd: &OwnedFd) -> Option<(i32, i32)> {
     }
 }
 
-fn report_socket() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    rustix::io::ioctl_fionbio(&ours, true)?;
-    Ok((ours, theirs))
-}
-
 fn cgroup_target(membership: &CgroupMembership) -> io::Result<Option<OwnedFd>> {
     match &membership.unified {
         None => Ok(None),
@@ -138,7 +129,7 @@ fn cgroup_target(membership: &CgroupMembership) -> io::Result<Option<OwnedFd>> {
 }
 
 /// Runs what a child does; nothing of the zygote's loop may ever run in it.
-fn in_child(body: impl FnOnce()) -> ! {
+pub(super) fn in_child(body: impl FnOnce()) -> ! {
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
     sys::exit_now(70)
 }
@@ -181,6 +172,33 @@ impl Zygote {
             });
         }
         let fail = |e: io::Error| Failure::io("create the sandbox", &e);
+        if spec.own_net && spec.own_ipc && !spec.shared_pid && spec.sysctls.is_empty() {
+            self.read_maker();
+            if let Some(set) = self.ready.pop() {
+                let named = self.name_namespace(&set, &spec.hostname);
+                named.map_err(|e| Failure::io("set the hostname", &e))?;
+                let record = SandboxRecord {
+                    id: spec.id.clone(),
+                    net_fd: Some(set.net.as_raw_fd()),
+                    pause_pid: None,
+                };
+                let sandbox = Sandbox {
+                    record: record.clone(),
+                    net: Some(set.net),
+                    uts: Some(set.uts),
+                    ipc: Some(set.ipc),
+                    pause: None,
+                    report: None,
+                    failure: None,
+                };
+                self.sandboxes.insert(spec.id, sandbox);
+                self.reply(reply_to, Ok(Answer::Sandbox(record)));
+                if self.ready.is_empty() {
+                    self.order_namespaces();
+                }
+                return Ok(());
+            }
+        }
         let (ours, theirs) = report_socket().map_err(fail)?;
         let mut flags = 0;
         if spec.own_net {
@@ -221,6 +239,17 @@ impl Zygote {
                 Ok(())
             }
         }
+    }
+
+    /// Gives a set that was made ahead its pod's host name.
+    fn name_namespace(&self, set: &NamespaceSet, hostname: &str) -> io::Result<()> {
+        if hostname.is_empty() {
+            return Ok(());
+        }
+        sys::setns(set.uts.as_fd(), libc::CLONE_NEWUTS)?;
+        let named = rustix::system::sethostname(hostname.as_bytes());
+        sys::setns(self.uts.as_fd(), libc::CLONE_NEWUTS)?;
+        Ok(named?)
     }
 
     pub(super) fn read_sandbox_report(&mut self, id: &str) {
@@ -292,7 +321,7 @@ impl Zygote {
         }
     }
 
-    fn reap_later(&mut self, pidfd: OwnedFd) {
+    pub(super) fn reap_later(&mut self, pidfd: OwnedFd) {
         if let Ok(token) = self.watch(&pidfd, Source::Reap) {
             self.reaping.insert(token, pidfd);
         }
@@ -359,6 +388,10 @@ impl Zygote {
                 in_child(|| {
                     let reporter = Reporter(theirs);
                     let filter = filter(&spec.process, &fds, &reporter);
+                    let places = Places {
+                        proc: self.proc.as_fd(),
+                        empty: self.empty.as_fd(),
+                    };
                     let namespaces = Namespaces {
                         net: sandbox
                             .net
@@ -377,7 +410,15 @@ impl Zygote {
                             .map(|f| f.as_fd()),
                         pause: sandbox.pause.as_ref().map(|f| f.as_fd()),
                     };
-                    child::container(&spec, &namespaces, (stdio, overlay), &filter, own, reporter)
+                    child::container(
+                        &spec,
+                        &namespaces,
+                        places,
+                        (stdio, overlay),
+                        &filter,
+                        own,
+                        reporter,
+                    )
                 })
             }
             Forked::Parent { pid, pidfd } => (pid as u32, pidfd),
@@ -427,6 +468,7 @@ impl Zygote {
                 warnings: Vec::new(),
                 started_at_nanos: now_nanos(),
                 terminal: None,
+                mounts: None,
                 cgroup,
                 exit: None,
                 kind,
@@ -522,6 +564,7 @@ impl Zygote {
                     });
                 }
                 Ok(Some((Report::Terminal, mut fds))) => task.terminal = fds.pop(),
+                Ok(Some((Report::Mounts, mut fds))) => task.mounts = fds.pop(),
                 Ok(Some((Report::Successor { pid }, mut fds))) => {
                     if let Some(pidfd) = fds.pop() {
                         self.replace_process(id, pid, pidfd);
@@ -622,6 +665,7 @@ impl Zygote {
     fn discard(&mut self, task: Task) {
         let _ = rustix::process::pidfd_send_signal(&task.pidfd, Signal::KILL);
         self.unwatch(task.pidfd_token, &task.pidfd);
+        self.close_aside(task.mounts.into_iter().collect());
         if let Kind::Container(mut state) = task.kind {
             for (token, fd) in state.outputs.iter_mut().filter_map(Option::take) {
                 self.unwatch(token, &fd);
@@ -726,6 +770,8 @@ impl Zygote {
             id: id.to_owned(),
             exit,
         });
+        let mounts = self.tasks.get_mut(id).and_then(|task| task.mounts.take());
+        self.close_aside(mounts.into_iter().collect());
     }
 
     pub(super) fn signal(&mut self, id: &str, signal: i32) -> Result<Answer, Failure> {
