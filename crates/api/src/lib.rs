@@ -6,6 +6,7 @@
 
 pub mod columns;
 pub mod decode;
+pub mod disruption;
 mod empty;
 pub mod endpoint_ip;
 pub mod error;

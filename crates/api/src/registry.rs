@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1 as events;
-use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 
@@ -207,6 +207,13 @@ impl Registry {
         registry.add(kind::<Lease>("lease", &[], &[], vec![]));
         // discovery.k8s.io
         registry.add(kind::<EndpointSlice>("endpointslice", &[], &[], vec![]));
+        // policy
+        registry.add(kind::<PodDisruptionBudget>(
+            "poddisruptionbudget",
+            &["pdb"],
+            &[],
+            vec![status::<PodDisruptionBudget>()],
+        ));
         // rbac.authorization.k8s.io
         registry.add(kind::<ClusterRoleBinding>(
             "clusterrolebinding",

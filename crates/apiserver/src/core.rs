@@ -9,6 +9,7 @@ use store::{Revision, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::priority::Classes;
 use crate::admission::service::Allocations;
 use crate::authn::token::TokenKey;
 use crate::authz::Authorizer;
@@ -40,6 +41,7 @@ pub struct Core {
     pub authorizer: Authorizer,
     pub tokens: TokenKey,
     pub allocations: Arc<Allocations>,
+    pub priority_classes: Classes,
     pub dialer: Dialer,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
@@ -93,6 +95,7 @@ impl Core {
             authorizer: Authorizer::default(),
             tokens,
             allocations,
+            priority_classes: Classes::default(),
             dialer,
             tasks: tasks.clone(),
             stop,

@@ -258,10 +258,13 @@ impl ApiError {
         .cause("", &message.to_string(), "")
     }
 
+    /// Zero is not said, as upstream leaves it out.
     fn retry_after(mut self, seconds: u64) -> Self {
-        self.0
-            .details
-            .insert("retryAfterSeconds".into(), seconds.into());
+        if seconds > 0 {
+            self.0
+                .details
+                .insert("retryAfterSeconds".into(), seconds.into());
+        }
         self
     }
 

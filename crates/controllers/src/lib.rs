@@ -8,6 +8,7 @@
 //! Names, reasons and messages of conditions and events are Kubernetes' own.
 
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod event;

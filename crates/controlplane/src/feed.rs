@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -130,6 +131,7 @@ pub struct Feeds {
     pub endpoints: Feed<Endpoints>,
     pub endpoint_slices: Feed<EndpointSlice>,
     pub service_accounts: Feed<ServiceAccount>,
+    pub disruption_budgets: Feed<PodDisruptionBudget>,
     /// Only those that hold the root CA.
     pub root_ca_maps: Feed<ConfigMap>,
     /// Only those that hold tokens.
@@ -178,6 +180,7 @@ pub struct Caches {
     pub endpoints: View<Endpoints>,
     pub endpoint_slices: View<EndpointSlice>,
     pub service_accounts: View<ServiceAccount>,
+    pub disruption_budgets: View<PodDisruptionBudget>,
     pub root_ca_maps: View<ConfigMap>,
     pub token_secrets: View<Secret>,
     pub node_leases: View<Lease>,
@@ -211,6 +214,7 @@ impl Feeds {
             endpoints: open!(self.endpoints, Api::all(client.clone()), all()),
             endpoint_slices: open!(self.endpoint_slices, Api::all(client.clone()), all()),
             service_accounts: open!(self.service_accounts, Api::all(client.clone()), all()),
+            disruption_budgets: open!(self.disruption_budgets, Api::all(client.clone()), all()),
             root_ca_maps: open!(
                 self.root_ca_maps,
                 Api::all(client.clone()),
@@ -251,6 +255,7 @@ impl Caches {
         self.endpoints.synced().await;
         self.endpoint_slices.synced().await;
         self.service_accounts.synced().await;
+        self.disruption_budgets.synced().await;
         self.root_ca_maps.synced().await;
         self.token_secrets.synced().await;
         self.node_leases.synced().await;

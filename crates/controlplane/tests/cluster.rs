@@ -14,7 +14,8 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
@@ -465,6 +466,100 @@ async fn pods_wait_for_room_and_take_it() {
         );
     }
     assert_eq!(per_node, [2, 2]);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_holds_evictions_back() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("n1", "4").await;
+    cluster.add_namespace().await;
+    cluster
+        .create::<Deployment>(deployment(2, "one", "10m"))
+        .await;
+    complete(&cluster, "one", 2).await;
+    let budget = json!({"metadata": {"name": "web"}, "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
+    cluster.create::<PodDisruptionBudget>(budget).await;
+    // expected, desired, healthy, allowed
+    let counts = async |expect: [i32; 4]| {
+        eventually(&format!("the counts {expect:?}"), async || {
+            let budget = cluster
+                .api::<PodDisruptionBudget>()
+                .get("web")
+                .await
+                .unwrap();
+            let status = budget.status.unwrap_or_default();
+            let found = [
+                status.expected_pods,
+                status.desired_healthy,
+                status.current_healthy,
+                status.disruptions_allowed,
+            ];
+            found == expect.map(Some)
+        })
+        .await;
+    };
+    counts([2, 1, 2, 1]).await;
+
+    // Without the kubelet an evicted pod stays on its way out, and what replaces it is never ready.
+    cluster.kubelet.abort();
+    let names: Vec<String> = cluster
+        .list::<Pod>()
+        .await
+        .into_iter()
+        .filter_map(|pod| pod.metadata.name)
+        .collect();
+    let pods = cluster.api::<Pod>();
+    pods.evict(&names[0], &EvictParams::default())
+        .await
+        .unwrap();
+    let evicted = pods.get(&names[0]).await.unwrap();
+    assert!(evicted.metadata.deletion_timestamp.is_some());
+    let mark = controllers::pod::condition(&evicted, "DisruptionTarget").unwrap();
+    assert_eq!(mark.reason.as_deref(), Some("EvictionByEvictionAPI"));
+    counts([2, 1, 1, 0]).await;
+    let refusal = pods.evict(&names[1], &EvictParams::default()).await;
+    let Err(kube::Error::Api(status)) = refusal else {
+        panic!("{refusal:?}")
+    };
+    assert_eq!(
+        (status.code, status.reason.as_str(), status.message.as_str()),
+        (
+            429,
+            "TooManyRequests",
+            "Cannot evict pod as it would violate the pod's disruption budget."
+        )
+    );
+    let cause = &status.details.as_ref().unwrap().causes[0];
+    assert_eq!(
+        (cause.reason.as_str(), cause.message.as_str()),
+        (
+            "DisruptionBudget",
+            "The disruption budget web needs 1 healthy pods and has 1 currently"
+        )
+    );
+    assert!(
+        pods.get(&names[1])
+            .await
+            .unwrap()
+            .metadata
+            .deletion_timestamp
+            .is_none()
+    );
+    // A pod that does not run is in nobody's way.
+    let waiting = json!({"metadata": {"name": "waiting", "labels": {"app": "web"}}, "spec": {"nodeName": "none", "containers": [{"name": "c", "image": "one"}]}});
+    cluster.create::<Pod>(waiting).await;
+    pods.evict("waiting", &EvictParams::default())
+        .await
+        .unwrap();
+    // Two budgets for one pod are refused.
+    let other = json!({"metadata": {"name": "other"}, "spec": {"minAvailable": 0, "selector": {}}});
+    cluster.create::<PodDisruptionBudget>(other).await;
+    let refusal = pods.evict(&names[1], &EvictParams::default()).await;
+    assert!(
+        matches!(&refusal, Err(kube::Error::Api(status)) if status.code == 500),
+        "{refusal:?}"
+    );
     cluster.stop().await;
 }
 

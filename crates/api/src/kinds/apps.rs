@@ -390,7 +390,7 @@ impl ApiType for ControllerRevision {
     }
 }
 
-fn raise_generation(new: &mut ObjectMeta, old: &ObjectMeta) {
+pub(super) fn raise_generation(new: &mut ObjectMeta, old: &ObjectMeta) {
     new.generation = Some(old.generation.unwrap_or(0) + 1);
 }
 
@@ -566,7 +566,11 @@ fn validate_rolling_update(
     }
 }
 
-fn validate_count_or_percent(value: &IntOrString, path: &Path<'_>, errors: &mut ErrorList) {
+pub(super) fn validate_count_or_percent(
+    value: &IntOrString,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
     match value {
         IntOrString::Int(count) => not_negative(i64::from(*count), path, errors),
         IntOrString::String(text) => errors.extend(
@@ -577,7 +581,7 @@ fn validate_count_or_percent(value: &IntOrString, path: &Path<'_>, errors: &mut 
     }
 }
 
-fn percent_of(value: &IntOrString) -> Option<i64> {
+pub(super) fn percent_of(value: &IntOrString) -> Option<i64> {
     match value {
         IntOrString::String(text) if name::percent(text).is_empty() => {
             text.strip_suffix('%')?.parse().ok()

@@ -1,7 +1,9 @@
 //! The built-in kinds, one module each: `impl ApiType` with defaults, validation and columns.
 
 mod apps;
+mod condition;
 mod config_map;
+mod disruption_budget;
 mod endpoints;
 mod event;
 pub(crate) mod label_selector;

@@ -864,11 +864,91 @@ fn other_kinds() {
         ],
     );
     check(
+        json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
+            "spec": {"minAvailable": -1, "maxUnavailable": "101%", "unhealthyPodEvictionPolicy": "Never",
+                "selector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}}),
+        &[
+            "spec: Invalid value: {\"maxUnavailable\":\"101%\",\"minAvailable\":-1,\"selector\":{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"In\"}]},\"unhealthyPodEvictionPolicy\":\"Never\"}: minAvailable and maxUnavailable cannot be both set",
+            "spec.minAvailable: Invalid value: -1: must be greater than or equal to 0",
+            "spec.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%",
+            "spec.selector.matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'",
+            "spec.unhealthyPodEvictionPolicy: Unsupported value: \"Never\": supported values: \"AlwaysAllow\", \"IfHealthyBudget\"",
+        ],
+    );
+    check(
+        json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
+            "spec": {"minAvailable": "half"}}),
+        &[
+            "spec.minAvailable: Invalid value: \"half\": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+        ],
+    );
+    check(
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "s", "finalizers": ["x"], "annotations": {"A/b": "x".repeat(300_000)}}}),
         &[
             "metadata.annotations: Too long: may not be more than 262144 bytes",
             "metadata.finalizers[0]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified",
         ],
+    );
+}
+
+#[test]
+fn disruption_budgets() {
+    let body = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}}, "status": {"disruptionsAllowed": 7}});
+    let made = create(body.clone())
+        .map_err(|errors| errors.join("\n"))
+        .unwrap();
+    let value = made.to_value();
+    assert_eq!(
+        (&value["status"], &value["metadata"]["generation"]),
+        (
+            &json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0}),
+            &json!(1)
+        )
+    );
+    // The resource version is demanded: the last write does not win here.
+    let change = |change: Value, part: Part| {
+        let mut with_version = json!({"metadata": {"resourceVersion": "1"}});
+        merge(&mut with_version, &change);
+        update(&body, &with_version, &part)
+    };
+    let spec = change(
+        json!({"spec": {"minAvailable": 2}, "status": {"expectedPods": 3}}),
+        Part::Main,
+    )
+    .unwrap();
+    assert_eq!(
+        (
+            &spec["metadata"]["generation"],
+            &spec["status"]["expectedPods"]
+        ),
+        (&json!(2), &json!(0))
+    );
+    let status = change(
+        json!({"spec": {"minAvailable": 2}, "status": {"expectedPods": 3}}),
+        Part::Status,
+    )
+    .unwrap();
+    assert_eq!(
+        (
+            &status["spec"]["minAvailable"],
+            &status["status"]["expectedPods"]
+        ),
+        (&json!(1), &json!(3))
+    );
+    let condition = json!({"type": "DisruptionAllowed", "status": "Maybe", "reason": "", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    assert_eq!(
+        change(
+            json!({"status": {"currentHealthy": -1, "conditions": [condition]}}),
+            Part::Status
+        )
+        .unwrap_err(),
+        [
+            "status.conditions[0].status: Unsupported value: \"Maybe\": supported values: \"False\", \"True\", \"Unknown\"",
+            "status.conditions[0].reason: Required value: must be set",
+            "status.currentHealthy: Invalid value: -1: must be greater than or equal to 0",
+        ]
     );
 }
 
@@ -991,6 +1071,10 @@ fn rows_of_other_kinds() {
         json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "b"},
             "roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}, {"kind": "ServiceAccount", "name": "s", "namespace": "n"}]}),
         json!(["b", "Role/r", "5h", "u", "", "n/s"]),
+    );
+    check(
+        json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"}, "spec": {"maxUnavailable": "20%"}}),
+        json!(["b", "N/A", "20%", 0, "5h"]),
     );
     check(
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": ""}}),

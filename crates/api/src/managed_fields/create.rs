@@ -48,56 +48,21 @@ pub fn created(json: &[u8], write: &Write<'_>) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Puts managed fields into the JSON text of an object that has none yet. False (and nothing done) if the object has
-/// no `metadata`.
-pub fn insert_managed_fields(json: &mut Vec<u8>, managed_fields: &[u8]) -> bool {
-    let Some(inside) = metadata_start(json) else {
+/// What an object that is encoded with an empty list of managed fields has in their place.
+const PLACE: &[u8] = b"\"managedFields\":[]";
+
+/// Puts managed fields into the JSON text of an object that was encoded with an empty list of them. False (and
+/// nothing done) if it has no such list.
+///
+/// What stands before the list in an object are strings and lists of strings, which cannot read like it: in them a
+/// quotation mark is escaped.
+pub fn fill_managed_fields(json: &mut Vec<u8>, managed_fields: &[u8]) -> bool {
+    let Some(at) = json.windows(PLACE.len()).position(|window| window == PLACE) else {
         return false;
     };
-    let is_empty = json[inside..]
-        .iter()
-        .find(|byte| !byte.is_ascii_whitespace())
-        == Some(&b'}');
-    let name: &[u8] = b"\"managedFields\":";
-    let comma: &[u8] = if is_empty { b"" } else { b"," };
-    let inserted = [name, managed_fields, comma].into_iter().flatten().copied();
-    json.splice(inside..inside, inserted);
+    let list = at + PLACE.len() - b"[]".len();
+    json.splice(list..at + PLACE.len(), managed_fields.iter().copied());
     true
-}
-
-/// The offset behind the brace that opens the object's `metadata`.
-fn metadata_start(json: &[u8]) -> Option<usize> {
-    let (mut depth, mut index) = (0, 0);
-    while index < json.len() {
-        match json[index] {
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth -= 1,
-            b'"' => {
-                let start = index + 1;
-                index = start;
-                while *json.get(index)? != b'"' {
-                    index += if json[index] == b'\\' { 2 } else { 1 };
-                }
-                if depth == 1 && &json[start..index] == b"metadata" {
-                    let mut rest = index + 1;
-                    let mut next = |expect| {
-                        while json.get(rest)?.is_ascii_whitespace() {
-                            rest += 1;
-                        }
-                        rest += 1;
-                        (json[rest - 1] == expect).then_some(rest)
-                    };
-                    // A value that reads `metadata` is no key.
-                    if next(b':').is_some() {
-                        return next(b'{');
-                    }
-                }
-            }
-            _ => {}
-        }
-        index += 1;
-    }
-    None
 }
 
 /// Where in the object a value stands, as far as some of its fields are not owned.
@@ -192,6 +157,7 @@ impl<'de> Visitor<'de> for Emit<'_, '_> {
         }
         let start = self.open();
         let mut implied_seen = 0_u64;
+        let mut order = Order::default();
         while let Some(name) = map.next_key_seed(Name)? {
             let skipped = match self.place {
                 Place::Root(ignored) => {
@@ -255,7 +221,9 @@ impl<'de> Visitor<'de> for Emit<'_, '_> {
                         out: self.out,
                     })?
                 };
-            if !written {
+            if written {
+                order.next(name);
+            } else {
                 self.out.truncate(before);
             }
         }
@@ -266,8 +234,12 @@ impl<'de> Visitor<'de> for Emit<'_, '_> {
                 if implied_seen & (1 << bit) == 0 {
                     self.put_name(start, field.name);
                     self.out.extend_from_slice(b"{}");
+                    order.next(Cow::Borrowed(field.name));
                 }
             }
+        }
+        if order.broken {
+            sort_entries(self.out, start);
         }
         Ok(self.close(start))
     }
@@ -301,6 +273,9 @@ impl<'de> Visitor<'de> for Emit<'_, '_> {
                 );
                 self.out.extend_from_slice(b":{}");
                 seen.push(text);
+            }
+            if !seen.is_sorted() {
+                sort_entries(self.out, start);
             }
             return Ok(self.close(start));
         }
@@ -345,8 +320,81 @@ impl<'de> Visitor<'de> for Emit<'_, '_> {
             self.out.splice(item_start..item_start, name);
             seen.push(text);
         }
+        if !seen.is_sorted() {
+            sort_entries(self.out, start);
+        }
         Ok(self.close(start))
     }
+}
+
+/// Whether names came in the order in which an encoded value has them.
+#[derive(Default)]
+struct Order<'a> {
+    last: Cow<'a, str>,
+    broken: bool,
+}
+
+impl<'a> Order<'a> {
+    fn next(&mut self, name: Cow<'a, str>) {
+        self.broken |= name < self.last;
+        self.last = name;
+    }
+}
+
+/// Sorts the entries of the object that is open from `start` on by their names.
+///
+/// So that the text is the same that the entries have when they were decoded and encoded again: an update that
+/// changes nothing must not look like one.
+fn sort_entries(out: &mut Vec<u8>, start: usize) {
+    let mut entries: Vec<(Cow<'_, str>, &[u8])> = Vec::new();
+    let body = &out[start..];
+    let mut index = 0;
+    while index < body.len() {
+        let entry = index;
+        let name_end = string_end(body, index);
+        // Names are written by `put_string` and so are JSON strings.
+        let name: Cow<'_, str> = match serde_json::from_slice::<&str>(&body[entry..name_end]) {
+            Ok(name) => Cow::Borrowed(name),
+            Err(_) => {
+                Cow::Owned(serde_json::from_slice(&body[entry..name_end]).unwrap_or_default())
+            }
+        };
+        index = name_end + b":".len();
+        let mut depth = 0;
+        loop {
+            match body[index] {
+                b'{' => depth += 1,
+                b'}' => depth -= 1,
+                b'"' => index = string_end(body, index) - 1,
+                _ => {}
+            }
+            index += 1;
+            if depth == 0 {
+                break;
+            }
+        }
+        entries.push((name, &body[entry..index]));
+        index += b",".len();
+    }
+    entries.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut sorted = Vec::with_capacity(body.len());
+    for (_, text) in entries {
+        if !sorted.is_empty() {
+            sorted.push(b',');
+        }
+        sorted.extend_from_slice(text);
+    }
+    out.truncate(start);
+    out.extend_from_slice(&sorted);
+}
+
+/// The offset behind the string that begins at `start`.
+fn string_end(text: &[u8], start: usize) -> usize {
+    let mut index = start + 1;
+    while text[index] != b'"' {
+        index += if text[index] == b'\\' { 2 } else { 1 };
+    }
+    index + 1
 }
 
 /// More keys than any built-in list has.

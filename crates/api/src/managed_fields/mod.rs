@@ -21,7 +21,7 @@ mod walk;
 use crate::schema::MessageId;
 
 pub use apply::{Applied, ApplyError, Conflict, Conflicts, apply};
-pub use create::{created, insert_managed_fields};
+pub use create::{created, fill_managed_fields};
 pub use update::update;
 
 #[cfg(test)]

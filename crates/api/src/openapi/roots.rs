@@ -80,6 +80,11 @@ const ROOTS: &[(&str, &str, Describe)] = &[
     ("events.k8s.io/v1", "Event", plain::<events::v1::Event>),
     ("policy/v1", "Eviction", plain::<policy::v1::Eviction>),
     (
+        "policy/v1",
+        "PodDisruptionBudget",
+        plain::<policy::v1::PodDisruptionBudget>,
+    ),
+    (
         "rbac.authorization.k8s.io/v1",
         "ClusterRole",
         plain::<rbac::v1::ClusterRole>,

@@ -7,7 +7,7 @@
 
 pub mod namespace;
 mod pod;
-mod priority;
+pub mod priority;
 mod rbac;
 pub mod service;
 mod service_account;

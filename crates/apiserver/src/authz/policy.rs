@@ -190,6 +190,18 @@ R create update patch delete | apps | replicasets
 R update | - | pods
 create update patch | - events.k8s.io | events
 
+disruption-controller
+R | apps | deployments
+R | apps | replicasets
+R | - | replicationcontrollers
+R | policy | poddisruptionbudgets
+R | apps | statefulsets
+update | policy | poddisruptionbudgets/status
+list watch | - | pods
+patch update | - | pods/status
+get | * | */scale
+create update patch | - events.k8s.io | events
+
 endpoint-controller
 R | - | services pods
 R create update delete | - | endpoints

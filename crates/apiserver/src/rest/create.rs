@@ -7,7 +7,7 @@ use store::{Compare, Op, Txn};
 
 use super::managed_fields::Writer;
 use super::options::FieldValidation;
-use super::{ApiResponse, Rest, WriteOptions, encode, meta, object_key};
+use super::{ApiResponse, Rest, WriteOptions, encode, encode_with, meta, object_key};
 use crate::admission;
 use crate::cache::{Item, with_resource_version};
 use crate::codec::object::decode;
@@ -85,7 +85,7 @@ impl Rest<'_> {
         let base = meta::prepare(object.metadata_mut());
         strategy.prepare_create(&mut *object);
         strategy.default(&mut *object);
-        self.record_creation(&mut *object, writer)?;
+        let managed_fields = self.record_creation(&mut *object, writer)?;
         let reservation = admission::admit_create(self, &mut *object).await?;
         for warning in strategy.warnings(&*object) {
             self.context.warn(warning);
@@ -104,7 +104,10 @@ impl Rest<'_> {
                     &errors,
                 ));
             }
-            match self.store_new(&mut *object, options.dry_run).await? {
+            let stored = self
+                .store_new(&mut *object, managed_fields.as_deref(), options.dry_run)
+                .await?;
+            match stored {
                 Some(item) => {
                     if !options.dry_run {
                         reservation.commit();
@@ -134,14 +137,22 @@ impl Rest<'_> {
     }
 
     /// `None`: the name is taken.
-    async fn store_new(&self, object: &mut dyn Object, dry_run: bool) -> ApiResult<Option<Item>> {
+    async fn store_new(
+        &self,
+        object: &mut dyn Object,
+        managed_fields: Option<&[u8]>,
+        dry_run: bool,
+    ) -> ApiResult<Option<Item>> {
         let name = object.metadata().name.clone().unwrap_or_default();
         let key = object_key(
             self.kind,
             object.metadata().namespace.as_deref().unwrap_or_default(),
             &name,
         );
-        let value = encode(object);
+        let value = match managed_fields {
+            Some(managed_fields) => encode_with(object, managed_fields)?,
+            None => encode(object),
+        };
         let head = self.head_of(object, &value)?;
         if dry_run {
             self.core.caches.fresh().await?;

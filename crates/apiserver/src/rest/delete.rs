@@ -138,7 +138,11 @@ impl Rest<'_> {
         Err(self.modified())
     }
 
-    fn check_delete_preconditions(&self, options: &DeleteOptions, current: &Item) -> ApiResult<()> {
+    pub fn check_delete_preconditions(
+        &self,
+        options: &DeleteOptions,
+        current: &Item,
+    ) -> ApiResult<()> {
         let failed = |what: &str, wanted: &str, found: &str| {
             let detail = format!(
                 "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"

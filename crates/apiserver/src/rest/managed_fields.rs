@@ -70,9 +70,16 @@ impl Rest<'_> {
     }
 
     /// Records that `writer` wrote all fields of a new object.
-    pub fn record_creation(&self, object: &mut dyn Object, writer: &Writer) -> ApiResult<()> {
+    ///
+    /// In the ordinary case the record is answered as text, to be put where the object, which has an
+    /// empty list now, is encoded ([`super::encode_with`]); else it is in the object.
+    pub fn record_creation(
+        &self,
+        object: &mut dyn Object,
+        writer: &Writer,
+    ) -> ApiResult<Option<Vec<u8>>> {
         if writer.recorded {
-            return Ok(());
+            return Ok(None);
         }
         let untracked = object
             .metadata()
@@ -83,14 +90,14 @@ impl Rest<'_> {
             object.metadata_mut().managed_fields = None;
             let json = object.to_json();
             if let Some(entries) = self.with_write(writer, |write| created(&json, write)) {
-                object.metadata_mut().managed_fields =
-                    serde_json::from_slice(&entries).map_err(ApiError::internal)?;
-                return Ok(());
+                object.metadata_mut().managed_fields = Some(Vec::new());
+                return Ok(Some(entries));
             }
         }
         let mut value = object.to_value();
         self.with_write(writer, |write| update(None, &mut value, write));
-        take_entries(object, &mut value)
+        take_entries(object, &mut value)?;
+        Ok(None)
     }
 
     /// Records in `new` which of its fields `writer` changed from `old`.

@@ -115,6 +115,18 @@ pub fn encode(object: &mut dyn Object) -> Bytes {
     object.to_json().into()
 }
 
+/// As [`encode`], of an object with an empty list of managed fields, for which their text stands in.
+pub fn encode_with(object: &mut dyn Object, managed_fields: &[u8]) -> ApiResult<Bytes> {
+    object.metadata_mut().resource_version = None;
+    let mut json = object.to_json();
+    if !api::managed_fields::fill_managed_fields(&mut json, managed_fields) {
+        return Err(ApiError::internal(
+            "the encoding has no place for managed fields",
+        ));
+    }
+    Ok(json.into())
+}
+
 pub fn now_seconds() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

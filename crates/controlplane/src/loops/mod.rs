@@ -1,6 +1,7 @@
 //! The controllers' loops, one file each.
 
 mod deployment;
+mod disruption;
 mod endpoints;
 mod garbage;
 mod namespace;
@@ -37,6 +38,7 @@ pub fn register(feeds: &mut Feeds, context: &Arc<Context>, options: &Options) ->
         namespace::register(feeds, context.clone()),
         garbage::register(context.clone()),
         pod_gc::register(feeds, context.clone()),
+        disruption::register(feeds, context.clone()),
     ];
     pending.extend(endpoints::register(feeds, context.clone()));
     pending.extend(node_lifecycle::register(feeds, context.clone()));

@@ -180,7 +180,23 @@ fn port_forward(
                 .iter()
                 .any(|name| name == port_forward::TUNNEL_PROTOCOL)
             {
-                return Err(refuse_websocket(HandshakeError::Protocol(offered)));
+                let protocol =
+                    websocket::choose_port_forward(&offered).map_err(refuse_websocket)?;
+                let ports = Query::parse(request.uri())?.ports;
+                let ports =
+                    websocket::ports(ports.iter().map(String::as_str)).map_err(refuse_websocket)?;
+                if !protocol.name.is_empty() {
+                    answer.insert(
+                        header::SEC_WEBSOCKET_PROTOCOL,
+                        HeaderValue::from_static(protocol.name),
+                    );
+                }
+                spawn(upgrade, move |upgraded| async move {
+                    let socket = websocket::socket(TokioIo::new(upgraded)).await;
+                    let (connection, channels) = websocket::port_forward(socket, protocol, &ports);
+                    port_forward::serve_channels(connection, channels, target, connect).await;
+                });
+                return Ok(switching("websocket", answer));
             }
             answer.insert(
                 header::SEC_WEBSOCKET_PROTOCOL,
@@ -337,6 +353,7 @@ fn running_container(snapshot: &Snapshot, name: &str) -> Result<String, Refusal>
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Query {
     command: Vec<String>,
+    ports: Vec<String>,
     options: Options,
 }
 
@@ -354,6 +371,7 @@ impl Query {
             let yes = matches!(value.as_str(), "1" | "true");
             match key.as_str() {
                 "command" => query.command.push(value),
+                "port" | "ports" => query.ports.push(value),
                 "input" | "stdin" => query.options.stdin = yes,
                 "output" | "stdout" => query.options.stdout = yes,
                 "error" | "stderr" => query.options.stderr = yes,

@@ -1,4 +1,7 @@
-//! Port-forward: every connection of the client's is a pair of SPDY streams, one for data and one for an error.
+//! Port-forward: every connection of the client's is a pair of streams, one for data and one for an error.
+//!
+//! Over SPDY ([`serve`]) the client opens pairs as it likes. Over plain WebSocket channels ([`serve_channels`]) the
+//! request names the ports, each has its pair of channels and serves one connection.
 //!
 //! Each direction of a connection ends by itself. When the pod's side has ended, the error stream ends too:
 //! clients wait for it before they give up the data stream.
@@ -9,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use runtime::service::{Connection as PodConnection, RuntimeError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -51,7 +54,8 @@ pub async fn serve<C, F>(
                 match pairs.add(stream) {
                     Added::Waits => {}
                     Added::Complete(pair) => {
-                        tasks.spawn(forward(pair.port, pair.data, pair.error, target.clone(), connect(pair.port)));
+                        let port = pair.port;
+                        tasks.spawn(forward(port, pair.into(), target.clone(), connect(port)));
                     }
                     Added::Refused(stream, reason) => {
                         tracing::debug!(stream = stream.id, reason, "stream of a port-forward refused");
@@ -72,10 +76,81 @@ pub async fn serve<C, F>(
     }
 }
 
+/// The pair of channels of a port that the request named.
+pub struct Channels {
+    pub port: u16,
+    pub inlet: Inlet,
+    pub data: StreamWriter,
+    pub error: StreamWriter,
+}
+
+/// Serves one connection a port, and closes when all of them are over.
+pub async fn serve_channels<C, F>(
+    connection: Connection,
+    channels: Vec<Channels>,
+    target: Target,
+    connect: C,
+) where
+    C: Fn(u16) -> F,
+    F: Future<Output = Result<Box<dyn PodConnection>, RuntimeError>> + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    // A channel cannot be reset; the handlers see the client go by the ends of their queues.
+    let mut never_reset = Vec::new();
+    for Channels {
+        port,
+        inlet,
+        data,
+        error,
+    } in channels
+    {
+        // The protocol begins with the port on both channels, so that the client can tell them apart.
+        let name = Bytes::copy_from_slice(&port.to_le_bytes());
+        if data.send(name.clone()).await.is_err() || error.send(name).await.is_err() {
+            return;
+        }
+        let (keep, reset) = oneshot::channel();
+        never_reset.push(keep);
+        let ends = Ends {
+            inlet,
+            data,
+            error,
+            reset,
+        };
+        tasks.spawn(forward(port, ends, target.clone(), connect(port)));
+    }
+    loop {
+        tokio::select! {
+            ended = tasks.join_next() => if ended.is_none() { break },
+            () = connection.lost.cancelled() => return,
+        }
+    }
+    connection.finish().await;
+}
+
 struct Pair {
     port: u16,
     data: Stream,
     error: Stream,
+}
+
+/// One connection's streams, whatever carries them.
+struct Ends {
+    inlet: Inlet,
+    data: StreamWriter,
+    error: StreamWriter,
+    reset: oneshot::Receiver<()>,
+}
+
+impl From<Pair> for Ends {
+    fn from(pair: Pair) -> Self {
+        Self {
+            inlet: pair.data.inlet,
+            data: pair.data.writer,
+            error: pair.error.writer,
+            reset: pair.data.reset,
+        }
+    }
 }
 
 enum Added {
@@ -150,26 +225,26 @@ fn describe(id: u32, headers: &Headers) -> Result<(Kind, u16, String), &'static 
     Ok((kind, port, request))
 }
 
-async fn forward<F>(port: u16, data: Stream, error: Stream, target: Target, connecting: F)
+async fn forward<F>(port: u16, ends: Ends, target: Target, connecting: F)
 where
     F: Future<Output = Result<Box<dyn PodConnection>, RuntimeError>>,
 {
-    let Stream {
+    let Ends {
         inlet,
-        writer,
+        data,
+        error,
         mut reset,
-        ..
-    } = data;
+    } = ends;
     let work = async {
         match connecting.await {
-            Ok(connection) => copy(connection, inlet, &writer, &error.writer).await,
+            Ok(connection) => copy(connection, inlet, &data, &error).await,
             Err(cause) => {
                 let Target { pod, uid } = &target;
                 let text = format!("error forwarding port {port} to pod {pod}, uid {uid}: {cause}");
                 tracing::debug!(port, pod, %cause, "port was not forwarded");
-                error.writer.send(Bytes::from(text)).await?;
-                error.writer.end().await?;
-                writer.reset().await
+                error.send(Bytes::from(text)).await?;
+                error.end().await?;
+                data.reset().await
             }
         }
     };
@@ -178,7 +253,7 @@ where
         _ = &mut reset => true,
     };
     if given_up {
-        let _ = error.writer.end().await;
+        let _ = error.end().await;
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::remote_command::{Options, Verb, serve};
-use super::websocket;
+use super::{port_forward, websocket};
 
 /// The process's side of a session.
 pub struct Process {
@@ -194,4 +194,49 @@ async fn the_first_protocol_tells_a_failure_as_text() {
     }
     assert_eq!(texts[..2], ["1", "1aG8="]);
     assert!(texts[2].starts_with('3'), "{texts:?}");
+}
+
+#[tokio::test]
+async fn ports_are_forwarded_over_channels() {
+    let (client, server) = tokio::io::duplex(1 << 12);
+    let protocol = websocket::choose_port_forward(&["v4.channel.k8s.io".to_owned()]).unwrap();
+    tokio::spawn(async move {
+        let socket = websocket::socket(server).await;
+        let (connection, channels) = websocket::port_forward(socket, protocol, &[80, 81]);
+        let target = port_forward::Target {
+            pod: "p".into(),
+            uid: "u".into(),
+        };
+        let connect = |port| async move {
+            if port == 81 {
+                return Err(RuntimeError::Internal("connection refused".into()));
+            }
+            let (pod, mut process) = tokio::io::duplex(1 << 10);
+            tokio::spawn(async move {
+                let mut input = [0; 5];
+                process.read_exact(&mut input).await.unwrap();
+                process.write_all(b"echo ").await.unwrap();
+                process.write_all(&input).await.unwrap();
+            });
+            Ok(Box::new(pod) as Box<dyn runtime::service::Connection>)
+        };
+        port_forward::serve_channels(connection, channels, target, connect).await;
+    });
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    client
+        .send(Message::Binary(Bytes::from_static(b"\x00hello")))
+        .await
+        .unwrap();
+    let (channels, code) = collect(&mut client).await;
+    // Every channel begins with its port, low byte first.
+    assert_eq!(channels[0], b"\x50\x00echo hello");
+    assert_eq!(channels[1], b"\x50\x00");
+    assert_eq!(channels[2], b"\x51\x00");
+    let error = String::from_utf8(channels[3][2..].to_vec()).unwrap();
+    assert!(
+        error.starts_with("error forwarding port 81 to pod p, uid u: ")
+            && error.ends_with("connection refused"),
+        "{error}"
+    );
+    assert_eq!(code, Some(1000));
 }

@@ -21,6 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
+use super::port_forward;
 use super::remote_command::{Channels, Options, StatusForm};
 use super::stream::{
     CHUNK_BYTES_MAX, Connection, Encode, Inlet, Outgoing, Part, QUEUE_CHUNK_COUNT, StreamWriter,
@@ -74,6 +75,10 @@ pub const REMOTE_COMMAND_PROTOCOLS: [Protocol; 5] = [
     },
 ];
 
+/// Of port-forwards without a tunnel, best first.
+pub const PORT_FORWARD_PROTOCOLS: [Protocol; 2] =
+    [REMOTE_COMMAND_PROTOCOLS[1], REMOTE_COMMAND_PROTOCOLS[2]];
+
 /// A client that names no subprotocol speaks the first one.
 pub const UNNAMED_PROTOCOL: Protocol = Protocol {
     name: "",
@@ -88,6 +93,8 @@ pub enum HandshakeError {
     Version,
     #[error("unable to upgrade: Sec-WebSocket-Key is missing")]
     Key,
+    #[error("unable to upgrade: {0}")]
+    Ports(String),
     #[error("unable to upgrade: none of the websocket protocols {0:?} is supported")]
     Protocol(Vec<String>),
 }
@@ -96,7 +103,7 @@ impl HandshakeError {
     pub fn code(&self) -> StatusCode {
         match self {
             Self::Version => StatusCode::UPGRADE_REQUIRED,
-            Self::Key | Self::Protocol(_) => StatusCode::BAD_REQUEST,
+            Self::Key | Self::Ports(_) | Self::Protocol(_) => StatusCode::BAD_REQUEST,
         }
     }
 }
@@ -128,13 +135,50 @@ pub fn offered(headers: &HeaderMap) -> Vec<String> {
 
 /// The best protocol that both sides know.
 pub fn choose_remote_command(offered: &[String]) -> Result<Protocol, HandshakeError> {
+    choose(&REMOTE_COMMAND_PROTOCOLS, offered)
+}
+
+/// The same for the channels of a port-forward.
+pub fn choose_port_forward(offered: &[String]) -> Result<Protocol, HandshakeError> {
+    choose(&PORT_FORWARD_PROTOCOLS, offered)
+}
+
+fn choose(known: &[Protocol], offered: &[String]) -> Result<Protocol, HandshakeError> {
     if offered.is_empty() {
         return Ok(UNNAMED_PROTOCOL);
     }
-    REMOTE_COMMAND_PROTOCOLS
-        .into_iter()
+    known
+        .iter()
+        .copied()
         .find(|protocol| offered.iter().any(|name| name == protocol.name))
         .ok_or_else(|| HandshakeError::Protocol(offered.to_vec()))
+}
+
+/// Most ports of one request, so that every channel has a number.
+const PORT_COUNT_MAX: usize = 100;
+
+/// The ports that the request's `port` parameters name, each one or a list with commas.
+pub fn ports<'a>(values: impl Iterator<Item = &'a str>) -> Result<Vec<u16>, HandshakeError> {
+    let mut ports = Vec::new();
+    for text in values.flat_map(|value| value.split(',')) {
+        match text.trim().parse::<u16>() {
+            Ok(port) if port > 0 => ports.push(port),
+            _ => {
+                return Err(HandshakeError::Ports(format!(
+                    "unable to parse {text:?} as a port"
+                )));
+            }
+        }
+    }
+    match ports.len() {
+        0 => Err(HandshakeError::Ports(
+            "query parameter \"port\" is required".into(),
+        )),
+        count if count > PORT_COUNT_MAX => Err(HandshakeError::Ports(format!(
+            "{count} ports are too many, at most {PORT_COUNT_MAX} can be forwarded at once"
+        ))),
+        _ => Ok(ports),
+    }
 }
 
 /// The server's end after the handshake.
@@ -196,6 +240,47 @@ where
             .unwrap_or(&channels.error);
         let _ = first.send(Bytes::new()).await;
     }
+    let lost = connection.lost.clone();
+    connection.tasks.spawn(async move {
+        read(stream, inlets, protocol).await;
+        lost.cancel();
+    });
+    (connection, channels)
+}
+
+/// The channels of forwarded ports: for each, in order, one for data and one for an error.
+pub fn port_forward<S>(
+    socket: WebSocketStream<S>,
+    protocol: Protocol,
+    ports: &[u16],
+) -> (Connection, Vec<port_forward::Channels>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sink, stream) = socket.split();
+    let mut connection = Connection::new(messages(sink, protocol.base64), Duration::ZERO);
+    let encode: Encode = if protocol.base64 {
+        encode_base64
+    } else {
+        encode_binary
+    };
+    let mut inlets = HashMap::new();
+    let channels = (0_u8..)
+        .step_by(2)
+        .zip(ports)
+        .map(|(channel, port)| {
+            let (sender, inlet) = mpsc::channel(QUEUE_CHUNK_COUNT);
+            inlets.insert(channel, sender);
+            let writer =
+                |channel: u8| StreamWriter::new(channel.into(), encode, connection.sender.clone());
+            port_forward::Channels {
+                port: *port,
+                inlet,
+                data: writer(channel),
+                error: writer(channel + 1),
+            }
+        })
+        .collect();
     let lost = connection.lost.clone();
     connection.tasks.spawn(async move {
         read(stream, inlets, protocol).await;
@@ -353,6 +438,23 @@ mod tests {
         assert_eq!(encode_base64(2, data()).as_deref(), Some(&b"2aGk="[..]));
         assert_eq!(encode_binary(1, Part::End), None);
         assert_eq!(encode_base64(1, Part::Reset), None);
+    }
+
+    #[test]
+    fn ports_are_listed_in_any_way() {
+        let check = |values: &[&str], expect: Option<&[u16]>| {
+            let found = ports(values.iter().copied()).ok();
+            assert_eq!(found.as_deref(), expect, "{values:?}");
+        };
+        check(&["80"], Some(&[80]));
+        check(&["80,81", "9"], Some(&[80, 81, 9]));
+        check(&[], None);
+        check(&[""], None);
+        check(&["0"], None);
+        check(&["80,x"], None);
+        check(&["65536"], None);
+        let many = ["1"; PORT_COUNT_MAX + 1];
+        check(&many, None);
     }
 
     #[test]
