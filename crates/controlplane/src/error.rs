@@ -17,6 +17,10 @@ pub fn is_not_found(error: &Error) -> bool {
     code(error) == Some(404)
 }
 
+pub fn is_forbidden(error: &Error) -> bool {
+    code(error) == Some(403)
+}
+
 pub fn is_conflict(error: &Error) -> bool {
     code(error) == Some(409) && !has_reason(error, "AlreadyExists")
 }

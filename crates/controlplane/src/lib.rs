@@ -22,7 +22,7 @@ use kube::Client;
 use tokio::task::JoinSet;
 
 pub use leader::LeaderElection;
-pub use scheduling::SchedulerOptions;
+pub use scheduling::{SchedulerMetrics, SchedulerOptions};
 
 /// What to run.
 #[derive(Clone, Debug)]

@@ -3,19 +3,25 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, Taint as ApiTaint};
+use k8s_openapi::api::core::v1::{
+    Pod, PodAffinityTerm, Taint as ApiTaint, TopologySpreadConstraint,
+};
 
-use crate::resources::{self, Amounts, ResourceSpace};
+use crate::resources::{self, Amounts, CPU, MEMORY, ResourceSpace};
 use crate::selector::{Labels, NodeTerm, Operator, Selector};
 
 /// Everything of a pod that a placement depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PodClass {
+    /// `spec.schedulerName`, which names the profile.
+    pub scheduler_name: String,
     pub namespace: String,
     pub labels: Labels,
     pub priority: i32,
     pub never_preempts: bool,
     pub request: Amounts,
+    /// CPU and memory as scores count them: a pod that asks for nothing still uses something.
+    pub scored_request: [i64; 2],
     pub demands_reported_bandwidth: bool,
     /// `spec.nodeName` of a pending pod, which names the only node that will do.
     pub node_name: Option<String>,
@@ -30,6 +36,75 @@ pub struct PodClass {
     /// Weight and term; anti-affinity has negative weights.
     pub preferred_affinity: Vec<(i32, PodTerm)>,
     pub spread: Vec<Spread>,
+    /// What default spread constraints count: the pod's services and owner. `None`: they do not apply.
+    pub default_selector: Option<Selector>,
+    /// Images of all containers, as nodes report them.
+    pub images: Vec<String>,
+    /// Names of the PersistentVolumeClaims it mounts, in its namespace.
+    pub claims: Vec<Claimed>,
+    /// Disks named in the pod itself, which may be attached only once.
+    pub disks: Vec<Disk>,
+    /// The gang it belongs to.
+    pub group: Option<GroupKey>,
+    /// Asks for devices by ResourceClaim, which this scheduler does not allocate.
+    pub claims_devices: bool,
+}
+
+/// A claim that a pod mounts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Claimed {
+    pub name: String,
+    /// Made for the pod by the ephemeral volume controller.
+    pub ephemeral: bool,
+}
+
+/// A disk in a pod's own volume list. Two pods may share it on a node only if both read it, where reading together is possible at all.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Disk {
+    pub kind: DiskKind,
+    pub id: String,
+    pub read_only: bool,
+    /// Ceph monitors: two RBD volumes are the same if they share one.
+    pub monitors: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DiskKind {
+    GcePersistentDisk,
+    AwsElasticBlockStore,
+    Iscsi,
+    Rbd,
+}
+
+impl Disk {
+    pub fn conflicts(&self, other: &Disk) -> bool {
+        let same = self.kind == other.kind
+            && self.id == other.id
+            && (self.kind != DiskKind::Rbd
+                || self.monitors.iter().any(|m| other.monitors.contains(m)));
+        let shared =
+            self.kind != DiskKind::AwsElasticBlockStore && self.read_only && other.read_only;
+        same && !shared
+    }
+}
+
+/// Which pod-group convention a gang follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GroupApi {
+    /// `spec.schedulingGroup` and `scheduling.k8s.io` PodGroups (KEP-4671).
+    Kubernetes,
+    /// The label `scheduling.x-k8s.io/pod-group` and `scheduling.x-k8s.io` PodGroups.
+    Label,
+}
+
+/// Label of the `scheduling.x-k8s.io` convention.
+pub const POD_GROUP_LABEL: &str = "scheduling.x-k8s.io/pod-group";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupKey {
+    pub api: GroupApi,
+    pub namespace: String,
+    pub name: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -161,6 +236,27 @@ pub struct Spread {
     pub honors_taints: bool,
 }
 
+impl Spread {
+    /// `labels` are those of the pod, for `matchLabelKeys`.
+    pub fn new(constraint: &TopologySpreadConstraint, labels: &Labels) -> Self {
+        let mut selector = Selector::new(constraint.label_selector.as_ref());
+        for key in constraint.match_label_keys.iter().flatten() {
+            if let Some(value) = labels.get(key) {
+                selector.require(key, Operator::In(vec![value.clone()]));
+            }
+        }
+        Spread {
+            max_skew: i64::from(constraint.max_skew),
+            min_domains: i64::from(constraint.min_domains.unwrap_or(1)),
+            topology_key: constraint.topology_key.clone(),
+            selector,
+            hard: constraint.when_unsatisfiable == "DoNotSchedule",
+            honors_affinity: constraint.node_affinity_policy.as_deref() != Some("Ignore"),
+            honors_taints: constraint.node_taints_policy.as_deref() == Some("Honor"),
+        }
+    }
+}
+
 impl PodClass {
     pub fn new(space: &mut ResourceSpace, pod: &Pod) -> Self {
         let labels = pod.metadata.labels.clone().unwrap_or_default();
@@ -177,6 +273,23 @@ impl PodClass {
                 ..class
             };
         };
+        class.scored_request = [
+            Some(class.request.amount(CPU))
+                .filter(|amount| *amount > 0)
+                .unwrap_or(100),
+            Some(class.request.amount(MEMORY))
+                .filter(|amount| *amount > 0)
+                .unwrap_or(200 << 20),
+        ];
+        class.scheduler_name = spec
+            .scheduler_name
+            .clone()
+            .unwrap_or_else(|| crate::profile::DEFAULT_SCHEDULER.into());
+        class.images = images(pod);
+        class.claims = claims(pod);
+        class.disks = disks(pod);
+        class.group = group(pod);
+        class.claims_devices = spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty());
         class.priority = spec.priority.unwrap_or(0);
         class.never_preempts = spec.preemption_policy.as_deref() == Some("Never");
         class.node_selector = spec.node_selector.clone().unwrap_or_default();
@@ -228,23 +341,10 @@ impl PodClass {
                 );
             }
         }
-        for constraint in spec.topology_spread_constraints.iter().flatten() {
-            let mut selector = Selector::new(constraint.label_selector.as_ref());
-            for key in constraint.match_label_keys.iter().flatten() {
-                if let Some(value) = labels.get(key) {
-                    selector.require(key, Operator::In(vec![value.clone()]));
-                }
-            }
-            class.spread.push(Spread {
-                max_skew: i64::from(constraint.max_skew),
-                min_domains: i64::from(constraint.min_domains.unwrap_or(1)),
-                topology_key: constraint.topology_key.clone(),
-                selector,
-                hard: constraint.when_unsatisfiable == "DoNotSchedule",
-                honors_affinity: constraint.node_affinity_policy.as_deref() != Some("Ignore"),
-                honors_taints: constraint.node_taints_policy.as_deref() == Some("Honor"),
-            });
-        }
+        let constraints = spec.topology_spread_constraints.iter().flatten();
+        class.spread = constraints
+            .map(|constraint| Spread::new(constraint, &labels))
+            .collect();
         PodClass {
             namespace,
             labels,
@@ -252,14 +352,172 @@ impl PodClass {
         }
     }
 
-    /// May its place depend on where other pods of the same batch go (other than by resources)?
+    /// May other pods of the same batch forbid it a node, other than by taking resources?
     pub fn is_entangled(&self) -> bool {
         !self.host_ports.is_empty()
             || !self.affinity.is_empty()
             || !self.anti_affinity.is_empty()
+            || !self.claims.is_empty()
+            || !self.disks.is_empty()
+            || self.spread.iter().any(|constraint| constraint.hard)
+    }
+
+    /// Has it rules or wishes about where other pods are?
+    pub fn minds_others(&self) -> bool {
+        !self.affinity.is_empty()
+            || !self.anti_affinity.is_empty()
             || !self.preferred_affinity.is_empty()
             || !self.spread.is_empty()
     }
+
+    /// The only nodes that it accepts by name, if its required node affinity or `spec.nodeName` names them.
+    pub fn pinned(&self) -> Option<Vec<&str>> {
+        if let Some(name) = &self.node_name {
+            return Some(vec![name]);
+        }
+        let terms = self
+            .required_terms
+            .as_ref()
+            .filter(|terms| !terms.is_empty())?;
+        let mut names = Vec::new();
+        for term in terms {
+            names.extend(term.names()?);
+        }
+        names.sort_unstable();
+        names.dedup();
+        Some(names)
+    }
+}
+
+/// The name under which a node would report an image: with a tag, `latest` if none is given.
+pub fn image_name(image: &str) -> String {
+    let tagged = image.rfind(':') > image.rfind('/');
+    if tagged {
+        image.into()
+    } else {
+        format!("{image}:latest")
+    }
+}
+
+fn images(pod: &Pod) -> Vec<String> {
+    let Some(spec) = &pod.spec else {
+        return Vec::new();
+    };
+    let containers = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers);
+    let named = containers.filter_map(|container| container.image.as_deref());
+    let mounted = spec
+        .volumes
+        .iter()
+        .flatten()
+        .filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
+    let mut images: Vec<String> = named.chain(mounted).map(image_name).collect();
+    images.sort_unstable();
+    images
+}
+
+fn claims(pod: &Pod) -> Vec<Claimed> {
+    let volumes = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten());
+    let claimed = volumes.filter_map(|volume| {
+        if let Some(claim) = &volume.persistent_volume_claim {
+            return Some(Claimed {
+                name: claim.claim_name.clone(),
+                ephemeral: false,
+            });
+        }
+        volume.ephemeral.as_ref().map(|_| Claimed {
+            name: format!(
+                "{}-{}",
+                pod.metadata.name.as_deref().unwrap_or_default(),
+                volume.name
+            ),
+            ephemeral: true,
+        })
+    });
+    claimed.collect()
+}
+
+fn disks(pod: &Pod) -> Vec<Disk> {
+    let volumes = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten());
+    let disk = |kind, id: String, read_only: Option<bool>, monitors| {
+        Some(Disk {
+            kind,
+            id,
+            read_only: read_only.unwrap_or(false),
+            monitors,
+        })
+    };
+    let named = volumes.filter_map(|volume| {
+        if let Some(gce) = &volume.gce_persistent_disk {
+            return disk(
+                DiskKind::GcePersistentDisk,
+                gce.pd_name.clone(),
+                gce.read_only,
+                Vec::new(),
+            );
+        }
+        if let Some(aws) = &volume.aws_elastic_block_store {
+            return disk(
+                DiskKind::AwsElasticBlockStore,
+                aws.volume_id.clone(),
+                aws.read_only,
+                Vec::new(),
+            );
+        }
+        if let Some(iscsi) = &volume.iscsi {
+            return disk(
+                DiskKind::Iscsi,
+                iscsi.iqn.clone(),
+                iscsi.read_only,
+                Vec::new(),
+            );
+        }
+        let rbd = volume.rbd.as_ref()?;
+        let pool = rbd.pool.as_deref().unwrap_or("rbd");
+        disk(
+            DiskKind::Rbd,
+            format!("{pool}/{}", rbd.image),
+            rbd.read_only,
+            rbd.monitors.clone(),
+        )
+    });
+    named.collect()
+}
+
+fn group(pod: &Pod) -> Option<GroupKey> {
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    let spec = pod.spec.as_ref()?;
+    let named = spec
+        .scheduling_group
+        .as_ref()
+        .and_then(|group| group.pod_group_name.clone());
+    if let Some(name) = named {
+        return Some(GroupKey {
+            api: GroupApi::Kubernetes,
+            namespace,
+            name,
+        });
+    }
+    let name = pod
+        .metadata
+        .labels
+        .as_ref()?
+        .get(POD_GROUP_LABEL)
+        .filter(|name| !name.is_empty())?;
+    Some(GroupKey {
+        api: GroupApi::Label,
+        namespace,
+        name: name.clone(),
+    })
 }
 
 fn toleration(toleration: &k8s_openapi::api::core::v1::Toleration) -> Toleration {

@@ -1,12 +1,9 @@
-//! Why a pod waits or where it goes, in words: the message of its PodScheduled condition and FailedScheduling event.
+//! Why a pod waits, in words: the message of its PodScheduled condition and FailedScheduling event.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use crate::class::PodClass;
 use crate::filter::Rejection;
 use crate::resources::ResourceSpace;
-use crate::snapshot::Snapshot;
 
 /// What a node is to a class of pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,45 +15,64 @@ pub enum Verdict {
     Rejected(Rejection),
 }
 
-/// The verdict on every node, for one class of pods at one moment of a plan.
-#[derive(Clone, Debug, Default)]
+/// How many nodes were rejected for each reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusals(Vec<(Rejection, usize)>);
+
+impl Refusals {
+    pub fn add(&mut self, rejection: Rejection) {
+        // There are few distinct ones, and the last is often the next.
+        match self
+            .0
+            .iter_mut()
+            .rev()
+            .find(|(known, _)| *known == rejection)
+        {
+            Some((_, count)) => *count += 1,
+            None => self.0.push((rejection, 1)),
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&Rejection, usize)> {
+        self.0.iter().map(|(rejection, count)| (rejection, *count))
+    }
+}
+
+/// Why no node would do, for one class of pods at one moment of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnosis {
-    pub verdicts: Vec<(Arc<str>, Verdict)>,
-    /// What is said of preemption; empty where nothing true can be said.
+    pub node_count: usize,
+    /// The pod is refused whatever the node.
+    pub refusal: Option<String>,
+    pub refusals: Refusals,
+    /// What is said of preemption; empty where nothing is to be said.
     pub preemption: String,
 }
 
 impl Diagnosis {
+    /// A pod that is not even tried, and why.
+    pub(crate) fn untried(why: impl Into<String>) -> Self {
+        Diagnosis {
+            refusal: Some(why.into()),
+            ..Diagnosis::default()
+        }
+    }
+
     /// `0/5 nodes are available: 3 Insufficient cpu, 2 node(s) had untolerated taint(s). preemption: …`
     pub fn message(&self, space: &ResourceSpace) -> String {
-        if self.verdicts.is_empty() {
-            return "no nodes available to schedule pods".into();
+        if self.node_count == 0 {
+            let why = self.refusal.as_deref();
+            return why.unwrap_or("no nodes available to schedule pods").into();
         }
-        let mut histogram: BTreeMap<String, usize> = BTreeMap::new();
-        let mut by_rejection: BTreeMap<usize, (&Rejection, usize)> = BTreeMap::new();
-        let mut index_of: std::collections::HashMap<&Rejection, usize> =
-            std::collections::HashMap::new();
-        for (_, verdict) in &self.verdicts {
-            if let Verdict::Rejected(rejection) = verdict {
-                let next = index_of.len();
-                let index = *index_of.entry(rejection).or_insert(next);
-                by_rejection.entry(index).or_insert((rejection, 0)).1 += 1;
+        let mut message = format!("0/{} nodes are available:", self.node_count);
+        match &self.refusal {
+            Some(refusal) => message.push_str(&format!(" {refusal}.")),
+            None => {
+                let phrases = phrases(&self.refusals, space);
+                if !phrases.is_empty() {
+                    message.push_str(&format!(" {}.", phrases.join(", ")));
+                }
             }
-        }
-        for (rejection, count) in by_rejection.values() {
-            for reason in rejection.reasons(space) {
-                *histogram.entry(reason).or_insert(0) += count;
-            }
-        }
-        // Upstream sorts the finished phrases as text.
-        let mut phrases: Vec<String> = histogram
-            .iter()
-            .map(|(reason, count)| format!("{count} {reason}"))
-            .collect();
-        phrases.sort();
-        let mut message = format!("0/{} nodes are available:", self.verdicts.len());
-        if !phrases.is_empty() {
-            message.push_str(&format!(" {}.", phrases.join(", ")));
         }
         if !self.preemption.is_empty() {
             message.push_str(&format!(" preemption: {}", self.preemption));
@@ -65,50 +81,49 @@ impl Diagnosis {
     }
 }
 
-/// What can truly be said of preemption, which this scheduler does not do yet: that no node has victims, or nothing.
-pub(crate) fn preemption_message(
-    snapshot: &Snapshot,
-    class: &PodClass,
-    verdicts: &[(Arc<str>, Verdict)],
-) -> String {
-    if verdicts.is_empty() {
-        return String::new();
-    }
-    if class.never_preempts {
-        return "not eligible due to preemptionPolicy=Never.".into();
-    }
-    let (mut no_victims, mut no_help) = (0usize, 0usize);
-    for (name, verdict) in verdicts {
-        match verdict {
-            Verdict::Rejected(rejection) if rejection.is_resolvable() => {
-                let victims = snapshot.node(name).is_some_and(|node| {
-                    node.pods
-                        .values()
-                        .any(|pod| pod.class.priority < class.priority)
-                });
-                if victims {
-                    return String::new();
-                }
-                no_victims += 1;
-            }
-            _ => no_help += 1,
+/// `3 Insufficient cpu`, each reason once, sorted as finished phrases like upstream.
+fn phrases(refusals: &Refusals, space: &ResourceSpace) -> Vec<String> {
+    let mut histogram: BTreeMap<String, usize> = BTreeMap::new();
+    for (rejection, count) in refusals.iter() {
+        for reason in rejection.reasons(space) {
+            *histogram.entry(reason).or_insert(0) += count;
         }
     }
-    let mut phrases = Vec::new();
-    if no_victims > 0 {
-        phrases.push(format!(
-            "{no_victims} No preemption victims found for incoming pod"
-        ));
-    }
-    if no_help > 0 {
-        phrases.push(format!(
-            "{no_help} Preemption is not helpful for scheduling"
-        ));
-    }
+    let mut phrases: Vec<String> = histogram
+        .iter()
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
     phrases.sort();
-    format!(
-        "0/{} nodes are available: {}.",
-        verdicts.len(),
-        phrases.join(", ")
-    )
+    phrases
+}
+
+/// What a search for victims came to, node by node, when it found none.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fruitless {
+    /// Nodes with nobody who could be asked to leave.
+    pub no_victims: usize,
+    /// Nodes whose rejection has nothing to do with other pods.
+    pub not_helpful: usize,
+    /// Nodes that would not do even without everybody of lower priority.
+    pub still: Refusals,
+}
+
+impl Fruitless {
+    pub fn message(&self, node_count: usize, space: &ResourceSpace) -> String {
+        let mut all = phrases(&self.still, space);
+        if self.no_victims > 0 {
+            all.push(format!(
+                "{} No preemption victims found for incoming pod",
+                self.no_victims
+            ));
+        }
+        if self.not_helpful > 0 {
+            all.push(format!(
+                "{} Preemption is not helpful for scheduling",
+                self.not_helpful
+            ));
+        }
+        all.sort();
+        format!("0/{node_count} nodes are available: {}.", all.join(", "))
+    }
 }

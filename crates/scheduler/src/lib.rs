@@ -4,9 +4,9 @@
 //! its own placement plus the share of the cluster that it brings to use. Enter at [`plan`]; a cycle is
 //! five steps, each a function of its name:
 //!
-//! 1. [`collect_demand`]: pending pods, by priority and class;
+//! 1. [`collect_demand`]: pending pods, by priority and class, gangs together;
 //! 2. [`collect_availability`]: what each node could take of a class, and why not;
-//! 3. [`match_pods`]: pods to nodes, with value, upper bound and gap;
+//! 3. [`match_pods`]: pods to nodes, with value, upper bound and gap; preemption for who is left;
 //! 4. [`reserve`]: the plan's room is taken in the snapshot;
 //! 5. [`start`]: the plan as Binding objects, one a pod, for the shell to post.
 //!
@@ -14,44 +14,62 @@
 //! while one of lower priority takes room that it could have used; the same snapshot, pods and policy give
 //! the same plan; planning leaves the snapshot as it was.
 //!
-//! Deliberately absent so far: preemption, gangs, volumes' rules, image locality.
+//! Deliberately absent: devices by ResourceClaim (such pods wait, and are told so), scheduler extenders,
+//! sampling of nodes (all are looked at, by an index).
 
+mod budget;
 mod class;
+pub mod config;
 mod cycle;
 mod diagnosis;
+mod domains;
+mod explain;
 mod filter;
+mod gang;
+mod items;
+mod log;
+mod owners;
+mod preemption;
+mod profile;
 mod resources;
 mod score;
 mod selector;
 mod snapshot;
+mod storage;
+mod tier;
 mod topology;
+mod undo;
+mod view;
+mod volumes;
 
-pub use class::PodClass;
+use std::sync::Arc;
+
+pub use class::{GroupApi, GroupKey, POD_GROUP_LABEL, PodClass};
+pub use config::Configuration;
 pub use cycle::{
-    Demand, PendingPod, Tier, collect_availability, collect_demand, match_pods, may_fit, plan,
-    reserve, start,
+    Demand, Gang, PendingPod, Tier, collect_availability, collect_demand, match_pods, may_fit,
+    plan, release, reserve, start,
 };
-pub use diagnosis::{Diagnosis, Verdict};
+pub use diagnosis::{Diagnosis, Refusals, Verdict};
+pub use explain::{Explanation, explain};
 pub use filter::Rejection;
+pub use gang::{GroupSpec, Groups};
+pub use owners::Owners;
+pub use preemption::Victim;
+pub use profile::{
+    DEFAULT_SCHEDULER, DefaultSpread, FitStrategy, Profile, ResourceWeight, Rule, Weights,
+};
 pub use resources::{
     Amounts, EGRESS_BANDWIDTH, INGRESS_BANDWIDTH, NETWORK_BANDWIDTH, ResourceIndex, ResourceSpace,
 };
 pub use snapshot::{NodeState, PlacedPod, Snapshot, Uid};
-
-/// Which node is preferred where several would do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Placement {
-    /// The fullest: fewest nodes used, least fragmentation.
-    #[default]
-    Pack,
-    /// The emptiest, as kube-scheduler's LeastAllocated.
-    Spread,
-}
+pub use storage::{ClaimKey, Storage, VolumeAction};
 
 /// How to plan.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Policy<'a> {
-    pub placement: Placement,
+    /// By `schedulerName`; pods of a name that is not here follow the first.
+    pub profiles: Arc<[Arc<Profile>]>,
     /// Limit of elementary steps of the solver, a batch.
     pub work_max: u64,
     pub seed: u64,
@@ -61,12 +79,31 @@ pub struct Policy<'a> {
 
 impl Default for Policy<'_> {
     fn default() -> Self {
+        Policy::of(Profile::default())
+    }
+}
+
+impl Policy<'_> {
+    /// One profile for everybody.
+    pub fn of(profile: Profile) -> Self {
+        Policy::with_profiles([Arc::new(profile)].into())
+    }
+
+    pub fn with_profiles(profiles: Arc<[Arc<Profile>]>) -> Self {
         Policy {
-            placement: Placement::Pack,
+            profiles,
             work_max: 2_000_000,
             seed: 1,
             stop: None,
         }
+    }
+
+    pub(crate) fn profile(&self, scheduler_name: &str) -> Arc<Profile> {
+        let named = self
+            .profiles
+            .iter()
+            .find(|profile| profile.scheduler_name == scheduler_name);
+        named.or(self.profiles.first()).cloned().unwrap_or_default()
     }
 }
 
@@ -79,17 +116,52 @@ pub struct Plan {
     pub value: i64,
     /// No plan that honours the priorities could be worth more, by the solver's proof: the sum of each tier's bound given the tiers above it.
     pub upper_bound: i64,
+    /// The same by priority, highest first.
+    pub tiers: Vec<TierReport>,
 }
 
-#[derive(Clone, Debug)]
+/// What came of the pods of one priority.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TierReport {
+    pub priority: i32,
+    pub placed_count: usize,
+    pub waiting_count: usize,
+    pub value: i64,
+    pub upper_bound: i64,
+    /// Worth of those who went where room was kept for them.
+    nominated_value: i64,
+}
+
+impl TierReport {
+    fn take(&mut self, placed: &[tier::Placed]) {
+        self.placed_count += placed.len();
+        self.value = placed
+            .iter()
+            .fold(self.value, |sum, placed| sum.saturating_add(placed.value));
+    }
+
+    fn take_counts(&mut self, placed: usize, waiting: usize) {
+        self.placed_count += placed;
+        self.waiting_count += waiting;
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     Place {
-        node: std::sync::Arc<str>,
-        /// The verdict on every node at that moment; shared by the pods of a class.
-        why: std::sync::Arc<Diagnosis>,
+        node: Arc<str>,
+        /// To be done before the pod is bound.
+        volumes: Vec<VolumeAction>,
+    },
+    /// The node will do when the victims have left it; until then its room is kept for the pod.
+    Preempt {
+        node: Arc<str>,
+        victims: Vec<Victim>,
+        /// Why no node would do without.
+        why: Arc<Diagnosis>,
     },
     Wait {
-        why: std::sync::Arc<Diagnosis>,
+        why: Arc<Diagnosis>,
     },
 }
 
@@ -103,12 +175,12 @@ impl Plan {
     }
 
     /// Pods with the nodes they are to go to.
-    pub fn placements(&self) -> impl Iterator<Item = (&PendingPod, &std::sync::Arc<str>)> {
+    pub fn placements(&self) -> impl Iterator<Item = (&PendingPod, &Arc<str>)> {
         self.decisions
             .iter()
             .filter_map(|(pod, decision)| match decision {
                 Decision::Place { node, .. } => Some((pod, node)),
-                Decision::Wait { .. } => None,
+                Decision::Preempt { .. } | Decision::Wait { .. } => None,
             })
     }
 }

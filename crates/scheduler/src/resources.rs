@@ -74,6 +74,11 @@ impl ResourceSpace {
     pub fn is_empty(&self) -> bool {
         false
     }
+
+    /// The index of a resource that has been seen.
+    pub fn find(&self, name: &str) -> Option<ResourceIndex> {
+        self.by_name.get(name).copied()
+    }
 }
 
 /// Amounts by [`ResourceIndex`]; entries past the end are zero.
@@ -102,6 +107,13 @@ impl Amounts {
         for (index, amount) in other.iter() {
             self.set(index, self.amount(index).saturating_sub(amount));
         }
+    }
+
+    /// Did a sum reach the end of the scale? Then it cannot be undone by subtraction.
+    pub(crate) fn is_saturated(&self) -> bool {
+        self.0
+            .iter()
+            .any(|amount| *amount == i64::MAX || *amount == i64::MIN)
     }
 
     fn raise_to(&mut self, other: &Amounts) {
@@ -213,6 +225,16 @@ fn capacity(quantity: &Quantity, decimals: i32) -> i64 {
     scaled(&quantity.0, decimals, false).unwrap_or(0)
 }
 
+/// A storage request in bytes.
+pub(crate) fn request_bytes(quantity: &Quantity) -> i64 {
+    request(quantity, 0)
+}
+
+/// A storage capacity in bytes.
+pub(crate) fn capacity_bytes(quantity: &Quantity) -> i64 {
+    capacity(quantity, 0)
+}
+
 fn decimals(name: &str) -> i32 {
     if name == "cpu" { 3 } else { 0 }
 }
@@ -299,7 +321,10 @@ pub fn demands_reported_bandwidth(pod: &Pod) -> bool {
             .is_some_and(|requests| requests.contains_key(NETWORK_BANDWIDTH))
     };
     pod.spec.as_ref().is_some_and(|spec| {
-        spec.containers.iter().any(asks) || spec.init_containers.iter().flatten().any(asks)
+        let whole = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
+        whole.is_some_and(|requests| requests.contains_key(NETWORK_BANDWIDTH))
+            || spec.containers.iter().any(asks)
+            || spec.init_containers.iter().flatten().any(asks)
     })
 }
 

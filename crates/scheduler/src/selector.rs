@@ -106,6 +106,24 @@ impl Selector {
         });
     }
 
+    /// A selector of exactly these labels.
+    pub fn of_labels(labels: &Labels) -> Self {
+        let requirements = labels.iter().map(|(key, value)| Requirement {
+            key: key.clone(),
+            operator: Operator::In(vec![value.clone()]),
+        });
+        Selector {
+            nothing: false,
+            requirements: requirements.collect(),
+        }
+    }
+
+    /// Both selectors at once.
+    pub fn and(&mut self, other: &Selector) {
+        self.nothing |= other.nothing;
+        self.requirements.extend(other.requirements.iter().cloned());
+    }
+
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
@@ -138,6 +156,18 @@ impl NodeTerm {
             labels: compile(&term.match_expressions),
             fields: compile(&term.match_fields),
         }
+    }
+
+    /// The node names that the term allows, if it names them.
+    pub fn names(&self) -> Option<impl Iterator<Item = &str>> {
+        let named = self
+            .fields
+            .iter()
+            .find_map(|requirement| match &requirement.operator {
+                Operator::In(values) if requirement.key == "metadata.name" => Some(values),
+                _ => None,
+            });
+        named.map(|values| values.iter().map(String::as_str))
     }
 
     pub fn matches(&self, name: &str, labels: &Labels) -> bool {

@@ -8,6 +8,13 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod checker;
+mod gangs;
+mod preemption;
+mod profiles;
+mod properties;
+mod volumes;
+
 fn node(name: &str, cpu: &str, memory: &str) -> Value {
     json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
         "status": {"allocatable": {"cpu": cpu, "memory": memory, "pods": "10", "ephemeral-storage": "100Gi"}}})
@@ -61,10 +68,14 @@ fn outcome(snapshot: &mut Snapshot, pods: &[Value]) -> BTreeMap<String, String> 
     let words = |decision: &Decision| match decision {
         Decision::Place { node, .. } => node.to_string(),
         Decision::Wait { why } => why.message(&snapshot.space),
+        Decision::Preempt { node, victims, .. } => {
+            let names: Vec<&str> = victims.iter().map(|victim| &*victim.name).collect();
+            format!("{node} after {}", names.join(", "))
+        }
     };
     plan.decisions
         .iter()
-        .map(|(pod, decision)| (pod.name.clone(), words(decision)))
+        .map(|(pod, decision)| (pod.name.to_string(), words(decision)))
         .collect()
 }
 
@@ -526,7 +537,7 @@ fn safety_no_plan_overcommits_and_the_same_seed_gives_the_same_plan() {
         // Whoever waits would not fit even now.
         for (pod, decision) in &made.decisions {
             if matches!(decision, Decision::Wait { .. }) {
-                let verdicts = collect_availability(&view, &pod.class, Placement::Pack);
+                let verdicts = collect_availability(&mut view, &pod.class, &Policy::default());
                 assert!(
                     verdicts
                         .iter()

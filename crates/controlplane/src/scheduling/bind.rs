@@ -9,10 +9,11 @@ use k8s_openapi::api::core::v1::{Binding, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use scheduler::PendingPod;
+use scheduler::{PendingPod, VolumeAction};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use super::volumes;
 use crate::error;
 use crate::events::Recorder;
 
@@ -23,7 +24,8 @@ const ASK_AGAIN_MAX: Duration = Duration::from_secs(10);
 pub struct Binder {
     pub client: Client,
     pub recorder: Recorder,
-    pub permits: Semaphore,
+    pub binds: Semaphore,
+    pub reports: Semaphore,
 }
 
 /// How a binding ended.
@@ -43,10 +45,26 @@ pub enum Bound {
 
 impl Binder {
     /// Posts the binding and does not return before it is known whether it holds.
-    pub async fn bind(&self, pending: PendingPod, pod: Arc<Pod>, binding: &Binding) -> Bound {
-        let _permit = self.permits.acquire().await;
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pending.namespace);
+    ///
+    /// `volumes`: what has to be bound or provisioned before; waiting for that holds up no other pod.
+    pub async fn bind(
+        &self,
+        pending: PendingPod,
+        pod: Arc<Pod>,
+        binding: &Binding,
+        volumes: &[VolumeAction],
+    ) -> Bound {
         let node = binding.target.name.as_deref().unwrap_or_default();
+        if let Err(failure) = volumes::prepare(&self.client, volumes, node).await {
+            let message = format!("binding volumes: {failure}");
+            return Bound::Failed {
+                pending,
+                pod,
+                message,
+            };
+        }
+        let _permit = self.binds.acquire().await;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pending.namespace);
         let parameters = PostParams::default();
         let post = api.create_subresource::<Binding, Value>(
             "binding",
@@ -101,7 +119,9 @@ impl Binder {
     }
 
     /// Records why a pod waits, as event and as its PodScheduled condition.
-    pub async fn report_unschedulable(&self, pod: &Pod, message: String) {
+    ///
+    /// `nominated`: the node whose victims it waits for.
+    pub async fn report_unschedulable(&self, pod: &Pod, message: String, nominated: Option<&str>) {
         self.recorder
             .record(pod, Event::warning("FailedScheduling", message.clone()));
         let current = controllers::pod::condition(pod, "PodScheduled");
@@ -111,6 +131,9 @@ impl Binder {
             stands(c)
                 && c.reason.as_deref() == Some("Unschedulable")
                 && c.message.as_ref() == Some(&message)
+        }) && nominated.is_none_or(|node| {
+            let status = pod.status.as_ref();
+            status.and_then(|status| status.nominated_node_name.as_deref()) == Some(node)
         }) {
             return;
         }
@@ -122,9 +145,12 @@ impl Binder {
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
             "lastTransitionTime": since.unwrap_or(Time(now)), "observedGeneration": pod.metadata.generation,
         });
-        let patch =
+        let mut patch =
             json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
-        let _permit = self.permits.acquire().await;
+        if let Some(node) = nominated {
+            patch["status"]["nominatedNodeName"] = node.into();
+        }
+        let _permit = self.reports.acquire().await;
         let api: Api<Pod> = Api::namespaced(
             self.client.clone(),
             pod.metadata.namespace.as_deref().unwrap_or_default(),

@@ -8,12 +8,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use scheduler::{PendingPod, PodClass, Snapshot, Uid};
+use scheduler::{GroupKey, PendingPod, PodClass, Policy, Snapshot, Uid};
 use tokio::time::Instant;
 
-/// Back-off after the first failed attempt, doubled with each further one, as kube-scheduler's.
-const BACKOFF_BASE: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Back-off after the first failed attempt, doubled with each further one up to the second, as kube-scheduler's.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    pub initial: Duration,
+    pub max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff {
+            initial: Duration::from_secs(1),
+            max: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Backoff {
+    fn after(self, attempts: u32) -> Duration {
+        let factor = 1u32
+            .checked_shl(attempts.saturating_sub(1))
+            .unwrap_or(u32::MAX);
+        self.initial.saturating_mul(factor).min(self.max)
+    }
+}
+
 /// A parked pod is tried again after this long without a helpful event, as kube-scheduler's.
 const FLUSH_AFTER: Duration = Duration::from_secs(300);
 
@@ -42,10 +64,26 @@ pub struct Queue {
     active: BTreeMap<u64, Uid>,
     timed: BTreeSet<(Instant, Uid)>,
     parked: HashMap<usize, (Arc<PodClass>, BTreeSet<Uid>)>,
+    /// Members of gangs, in whatever state.
+    groups: HashMap<GroupKey, BTreeSet<Uid>>,
     sequence: u64,
+    backoff: Backoff,
 }
 
 impl Queue {
+    pub fn new(backoff: Backoff) -> Self {
+        Queue {
+            backoff,
+            ..Queue::default()
+        }
+    }
+
+    /// Pods that are active, backing off, and parked.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let parked = self.parked.values().map(|(_, uids)| uids.len()).sum();
+        (self.active.len(), self.timed.len() - parked, parked)
+    }
+
     pub fn has_active(&self) -> bool {
         !self.active.is_empty()
     }
@@ -54,12 +92,27 @@ impl Queue {
         self.active.len()
     }
 
-    /// All active pods, oldest first.
+    /// All active pods, oldest first, and with a member of a gang all others that wait: they are planned together or not at all.
     pub fn active(&self) -> Vec<PendingPod> {
-        self.active
-            .values()
-            .filter_map(|uid| Some(self.waiting.get(uid)?.pending.clone()))
-            .collect()
+        let mut pods: Vec<PendingPod> = Vec::with_capacity(self.active.len());
+        let mut gangs: BTreeSet<&GroupKey> = BTreeSet::new();
+        for uid in self.active.values() {
+            let Some(waiting) = self.waiting.get(uid) else {
+                continue;
+            };
+            match &waiting.pending.class.group {
+                None => pods.push(waiting.pending.clone()),
+                Some(group) => {
+                    if gangs.insert(group) {
+                        let members = self.groups.get(group).into_iter().flatten();
+                        pods.extend(
+                            members.filter_map(|uid| Some(self.waiting.get(uid)?.pending.clone())),
+                        );
+                    }
+                }
+            }
+        }
+        pods
     }
 
     /// When the next back-off or park ends.
@@ -76,6 +129,7 @@ impl Queue {
                 return;
             }
             self.leave_state(&uid);
+            self.leave_group(&uid);
             if let Some(known) = self.waiting.get_mut(&uid) {
                 known.pending = pending;
             }
@@ -92,14 +146,40 @@ impl Queue {
                 },
             );
         }
+        self.join_group(&uid);
         self.activate(&uid);
+    }
+
+    fn join_group(&mut self, uid: &Uid) {
+        if let Some(group) = self
+            .waiting
+            .get(uid)
+            .and_then(|waiting| waiting.pending.class.group.clone())
+        {
+            self.groups.entry(group).or_default().insert(uid.clone());
+        }
+    }
+
+    fn leave_group(&mut self, uid: &str) {
+        let group = self
+            .waiting
+            .get(uid)
+            .and_then(|waiting| waiting.pending.class.group.as_ref());
+        if let Some(group) = group
+            && let Some(members) = self.groups.get_mut(group)
+        {
+            members.remove(uid);
+            if members.is_empty() {
+                self.groups.remove(group);
+            }
+        }
     }
 
     /// A pod whose binding failed: it backs off.
     pub fn retry(&mut self, pending: PendingPod, pod: Arc<Pod>) {
         let uid = pending.uid.clone();
         self.remove(&uid);
-        let ready_at = Instant::now() + BACKOFF_BASE;
+        let ready_at = Instant::now() + self.backoff.after(1);
         let state = State::Timed {
             due: ready_at,
             parked: false,
@@ -114,7 +194,12 @@ impl Queue {
                 state,
             },
         );
-        self.timed.insert((ready_at, uid));
+        self.timed.insert((ready_at, uid.clone()));
+        self.join_group(&uid);
+    }
+
+    pub fn contains(&self, uid: &str) -> bool {
+        self.waiting.contains_key(uid)
     }
 
     /// Answers whether the pod was there.
@@ -125,6 +210,7 @@ impl Queue {
     /// Takes a pod out, to be bound.
     pub fn take(&mut self, uid: &str) -> Option<Arc<Pod>> {
         self.leave_state(uid);
+        self.leave_group(uid);
         self.waiting.remove(uid).map(|waiting| waiting.pod)
     }
 
@@ -134,9 +220,7 @@ impl Queue {
         let waiting = self.waiting.get_mut(uid)?;
         let now = Instant::now();
         waiting.attempts = waiting.attempts.saturating_add(1);
-        let backoff =
-            BACKOFF_BASE.saturating_mul(1u32.checked_shl(waiting.attempts - 1).unwrap_or(u32::MAX));
-        waiting.ready_at = now + backoff.min(BACKOFF_MAX);
+        waiting.ready_at = now + self.backoff.after(waiting.attempts);
         let due = now + FLUSH_AFTER;
         waiting.state = State::Timed { due, parked: true };
         let class = &waiting.pending.class;
@@ -161,8 +245,22 @@ impl Queue {
     }
 
     /// A node changed, or room on it was given back.
-    pub fn wake_for_node(&mut self, snapshot: &Snapshot, node: &str) {
-        self.wake(|class| scheduler::may_fit(snapshot, class, node));
+    pub fn wake_for_node(&mut self, snapshot: &Snapshot, node: &str, policy: &Policy) {
+        // Whose victims have left does not wait any longer: the room is kept for nobody else.
+        let nominated = snapshot
+            .node(node)
+            .into_iter()
+            .flat_map(|node| &node.nominated);
+        for (uid, _) in nominated {
+            if matches!(
+                self.waiting.get(uid).map(|w| w.state),
+                Some(State::Timed { .. })
+            ) {
+                self.leave_state(uid);
+                self.activate(uid);
+            }
+        }
+        self.wake(|class| scheduler::may_fit(snapshot, class, node, policy));
         // Room given back in one place may close no domain any more in another.
         self.wake_entangled();
     }
@@ -175,6 +273,16 @@ impl Queue {
     /// A pod was placed: pods that want to be near it may go now, and a spread may have moved on.
     pub fn wake_affine(&mut self) {
         self.wake(|class| !class.affinity.is_empty() || !class.spread.is_empty());
+    }
+
+    /// Something about volumes changed.
+    pub fn wake_claimants(&mut self) {
+        self.wake(|class| !class.claims.is_empty());
+    }
+
+    /// A group's own object changed, or it has a new member.
+    pub fn wake_group(&mut self, group: &GroupKey) {
+        self.wake(|class| class.group.as_ref() == Some(group));
     }
 
     fn wake(&mut self, helps: impl Fn(&PodClass) -> bool) {
@@ -258,7 +366,7 @@ mod tests {
         queue
             .active()
             .into_iter()
-            .map(|pending| pending.name)
+            .map(|pending| pending.name.to_string())
             .collect()
     }
 
@@ -278,7 +386,7 @@ mod tests {
         assert!(!queue.has_active());
         snapshot.observe_node(&node("2"));
         // The back-off is not over yet: woken, but not active.
-        queue.wake_for_node(&snapshot, "n");
+        queue.wake_for_node(&snapshot, "n", &Policy::default());
         assert!(!queue.has_active());
         tokio::time::advance(Duration::from_millis(1001)).await;
         queue.promote(Instant::now());
