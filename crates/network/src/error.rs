@@ -22,6 +22,9 @@ pub enum NetworkError {
     InvalidCidr { text: String },
     #[error("link {name} exists and is no bridge; remove it or choose another name with --bridge")]
     NotABridge { name: String },
+    /// A firewall that is not ours did not do what it was asked.
+    #[error(transparent)]
+    Firewall(#[from] crate::firewall::ToolError),
     #[error("{address} is not in the pod range {cidr}")]
     ForeignAddress { address: Ipv4Addr, cidr: String },
 }

@@ -33,6 +33,9 @@ pub struct PodNetworkConfig {
     pub bridge: String,
     /// This node's pods.
     pub pod_cidr: Ipv4Cidr,
+    /// Addresses of services: the node sends to them by the bridge, so that they are reached on a machine without
+    /// a default route, and a service that is no more is asked for nowhere else.
+    pub service_cidr: Option<Ipv4Cidr>,
     /// Where the address files are kept.
     pub state_dir: PathBuf,
 }
@@ -233,6 +236,15 @@ fn ensure_bridge(socket: &mut RouteSocket, config: &PodNetworkConfig) -> Result<
     socket
         .set_up(link.index)
         .map_err(kernel(format!("set bridge {name} up")))?;
+    if let Some(services) = config.service_cidr {
+        socket
+            .add_link_route(
+                link.index,
+                (services.network, services.prefix_length),
+                config.pod_cidr.gateway(),
+            )
+            .map_err(kernel(format!("route services' addresses to {name}")))?;
+    }
     Ok(link.index)
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::pod_network::reset_links;
-use crate::{NetworkError, nft, sysctl};
+use crate::{NetworkError, firewall, nft, sysctl};
 
 #[derive(Clone, Debug)]
 pub struct ResetConfig {
@@ -14,7 +14,7 @@ pub struct ResetConfig {
 
 /// Removes rules, links and settings, or only lists them. Answers what was (or would be) removed. Idempotent.
 pub fn reset(config: &ResetConfig, dry_run: bool) -> Result<Vec<String>, NetworkError> {
-    let mut removed = Vec::new();
+    let mut removed = firewall::close(&config.bridge, dry_run)?;
     let had_table = if dry_run {
         nft::table_exists(&config.table)?
     } else {

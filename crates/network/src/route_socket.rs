@@ -230,6 +230,11 @@ impl RouteSocket {
             RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
             RouteAttribute::Oif(index),
         ];
+        self.add_route(message)
+    }
+
+    /// Adds a route; one that is there already is no error.
+    fn add_route(&mut self, message: RouteMessage) -> io::Result<()> {
         match self.request(
             RouteNetlinkMessage::NewRoute(message),
             NLM_F_CREATE | NLM_F_EXCL,
@@ -237,6 +242,28 @@ impl RouteSocket {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Routes a network to the link itself, with `source` as the address of what this machine sends there.
+    pub fn add_link_route(
+        &mut self,
+        index: u32,
+        (network, prefix_length): (Ipv4Addr, u8),
+        source: Ipv4Addr,
+    ) -> io::Result<()> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.table = MAIN_TABLE;
+        message.header.protocol = RouteProtocol::Static;
+        message.header.scope = RouteScope::Link;
+        message.header.kind = RouteType::Unicast;
+        message.header.destination_prefix_length = prefix_length;
+        message.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet(network)),
+            RouteAttribute::PrefSource(RouteAddress::Inet(source)),
+            RouteAttribute::Oif(index),
+        ];
+        self.add_route(message)
     }
 
     /// Index of the link of the default IPv4 route with the best metric.
@@ -293,31 +320,40 @@ impl RouteSocket {
         let mut answers = Vec::new();
         loop {
             let byte_count = self.socket.recv(&mut &mut self.buffer[..], 0)?;
-            let mut offset = 0;
-            while offset < byte_count {
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(
-                    &self.buffer[offset..byte_count],
-                )
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-                let length = message.header.length as usize;
-                if length == 0 {
-                    break;
-                }
-                // Messages are padded to four bytes (NLMSG_ALIGN).
-                offset += length.next_multiple_of(4);
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                match message.payload {
-                    NetlinkPayload::InnerMessage(inner) => answers.push(inner),
-                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answers),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    NetlinkPayload::Done(_) => return Ok(answers),
-                    _ => {}
-                }
+            if read_answers(&self.buffer[..byte_count], self.sequence, &mut answers)? {
+                return Ok(answers);
             }
         }
     }
+}
+
+/// Adds a datagram's messages to `answers`; answers whether that was the last one.
+pub(crate) fn read_answers(
+    mut bytes: &[u8],
+    sequence: u32,
+    answers: &mut Vec<RouteNetlinkMessage>,
+) -> io::Result<bool> {
+    while !bytes.is_empty() {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        let length = message.header.length as usize;
+        if length == 0 {
+            break;
+        }
+        // Messages are padded to four bytes (NLMSG_ALIGN).
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        if message.header.sequence_number != sequence {
+            continue;
+        }
+        match message.payload {
+            NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+            NetlinkPayload::Error(error) if error.code.is_none() => return Ok(true),
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            NetlinkPayload::Done(_) => return Ok(true),
+            _ => {}
+        }
+    }
+    Ok(false)
 }
 
 fn link_of(message: &RouteNetlinkMessage) -> Option<Link> {
@@ -350,4 +386,63 @@ fn link_of(message: &RouteNetlinkMessage) -> Option<Link> {
 /// Error numbers as raw integers, the form in which netlink answers carry them.
 mod libc_errno {
     pub const ENODEV: i32 = rustix::io::Errno::NODEV.raw_os_error();
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A whole answer: a link by name, then the end of the dump.
+    fn answer() -> Vec<u8> {
+        let mut message = LinkMessage::default();
+        message
+            .attributes
+            .push(LinkAttribute::IfName("lo".to_owned()));
+        let payloads = [
+            NetlinkPayload::from(RouteNetlinkMessage::NewLink(message)),
+            NetlinkPayload::Done(Default::default()),
+        ];
+        let mut bytes = Vec::new();
+        for payload in payloads {
+            let mut header = NetlinkHeader::default();
+            header.sequence_number = 1;
+            let mut packet = NetlinkMessage::new(header, payload);
+            packet.finalize();
+            let start = bytes.len();
+            bytes.resize(start + packet.buffer_len(), 0);
+            packet.serialize(&mut bytes[start..]);
+        }
+        bytes
+    }
+
+    #[test]
+    fn answers_are_read_to_their_end() {
+        let mut answers = Vec::new();
+        assert!(read_answers(&answer(), 1, &mut answers).expect("a sound answer"));
+        assert_eq!(answers.iter().filter_map(link_of).count(), 1);
+        answers.clear();
+        assert!(!read_answers(&answer(), 2, &mut answers).expect("another's answer"));
+        assert!(answers.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn safety_any_answer_is_survived(
+            noise: Vec<u8>,
+            edits in proptest::collection::vec((0usize..200, any::<u8>()), 0..4),
+        ) {
+            let mut bytes = answer();
+            for (at, value) in edits {
+                let length = bytes.len();
+                bytes[at % length] = value;
+            }
+            for bytes in [noise, bytes] {
+                let mut answers = Vec::new();
+                let _ = read_answers(&bytes, 1, &mut answers);
+                prop_assert!(answers.len() <= bytes.len());
+            }
+        }
+    }
 }

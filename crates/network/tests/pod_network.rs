@@ -18,6 +18,7 @@ fn open(state_dir: &std::path::Path) -> PodNetwork {
     PodNetwork::open(PodNetworkConfig {
         bridge: "llmtest0".to_owned(),
         pod_cidr: Ipv4Cidr::parse("10.99.0.0/24").unwrap(),
+        service_cidr: None,
         state_dir: state_dir.to_owned(),
     })
     .unwrap()

@@ -3,61 +3,27 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
+#[path = "support/traffic.rs"]
+mod traffic;
 
 use std::collections::BTreeSet;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::host_ports::HostPort;
 use network::ipam::Ipv4Cidr;
 use network::nft::{self, Ruleset};
-use network::plan::{PlanConfig, ruleset};
+use network::plan::ruleset;
 use network::pod_network::{PodNetwork, PodNetworkConfig};
 use network::route_socket::RouteSocket;
 use network::{ResetConfig, reset};
-use serde_json::{Value, json};
+use serde_json::json;
 use support::{Namespace, in_new_namespace};
-
-const TABLE: &str = "llmtest";
-const BRIDGE: &str = "llmtest0";
-const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 10);
-const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
-
-fn config() -> PlanConfig {
-    PlanConfig {
-        bridge: BRIDGE.to_owned(),
-        cluster_cidr: Ipv4Cidr::parse("10.99.0.0/16").unwrap(),
-        pod_cidr: Ipv4Cidr::parse("10.99.0.0/24").unwrap(),
-        node_name: "here".to_owned(),
-    }
-}
-
-fn service(extra: Value) -> Arc<Service> {
-    let mut value = json!({"metadata": {"namespace": "default", "name": "web"}, "spec": {
-        "type": "NodePort", "clusterIP": CLUSTER_IP, "clusterIPs": [CLUSTER_IP],
-        "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]}});
-    for (key, field) in extra.as_object().unwrap() {
-        value["spec"][key] = field.clone();
-    }
-    Arc::new(serde_json::from_value(value).unwrap())
-}
-
-fn slice(targets: &[(Ipv4Addr, &str)], port: u16) -> Arc<EndpointSlice> {
-    let endpoints: Vec<Value> = targets
-        .iter()
-        .map(|(address, node)| json!({"addresses": [address], "nodeName": node, "conditions": {"ready": true}}))
-        .collect();
-    Arc::new(
-        serde_json::from_value(json!({"addressType": "IPv4",
-            "metadata": {"namespace": "default", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
-            "endpoints": endpoints, "ports": [{"port": port, "protocol": "TCP"}]}))
-        .unwrap(),
-    )
-}
+use traffic::{BRIDGE, CLUSTER_IP, NODE_IP, TABLE, ask, config, serve, service, slice};
 
 /// What `nft` itself reads back, one line each.
 fn listing() -> String {
@@ -66,29 +32,6 @@ fn listing() -> String {
         .output()
         .unwrap();
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// Answers every connection with the server's name and the client's address.
-fn serve(name: &'static str, namespace: &Namespace, port: u16) {
-    let listener = namespace
-        .run(move || TcpListener::bind(("0.0.0.0", port)).unwrap())
-        .join()
-        .unwrap();
-    // Ends with the test's process.
-    std::thread::spawn(move || {
-        while let Ok((mut stream, peer)) = listener.accept() {
-            let _ = stream.write_all(format!("{name} {}", peer.ip()).as_bytes());
-        }
-    });
-}
-
-fn ask(address: Ipv4Addr, port: u16) -> Result<String, ErrorKind> {
-    let mut answer = String::new();
-    TcpStream::connect_timeout(&(address, port).into(), Duration::from_secs(3))
-        .map_err(|error| error.kind())?
-        .read_to_string(&mut answer)
-        .map_err(|error| error.kind())?;
-    Ok(answer)
 }
 
 #[test]
@@ -108,6 +51,7 @@ fn traffic_reaches_endpoints() {
         let pods = PodNetwork::open(PodNetworkConfig {
             bridge: BRIDGE.to_owned(),
             pod_cidr: Ipv4Cidr::parse("10.99.0.0/24").unwrap(),
+            service_cidr: None,
             state_dir: state_dir.path().to_owned(),
         })
         .unwrap();
@@ -172,11 +116,41 @@ fn traffic_reaches_endpoints() {
 
         apply(
             &[service(json!({"sessionAffinity": "ClientIP"}))],
-            &[both],
+            std::slice::from_ref(&both),
             &[],
         );
         let seen: BTreeSet<String> = (0..40).map(|_| ask(CLUSTER_IP, 80).unwrap()).collect();
         assert_eq!(seen.len(), 1, "a client stays with its endpoint");
+        let to_node_port = || ask(NODE_IP, 30080);
+        let from_pod: BTreeSet<String> = (0..20)
+            .map(|_| {
+                let answer = right.run(to_node_port).join().unwrap().unwrap();
+                answer.split(' ').next().unwrap().to_owned()
+            })
+            .collect();
+        assert_eq!(from_pod.len(), 1, "by the node port, too");
+        // Elements of a list of clients stand in lines of their own: address, and when it is forgotten.
+        let forgotten = || !listing().contains("expires");
+        let short = json!({"sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 1}}});
+        apply(&[service(short)], &[both], &[]);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut seen = BTreeSet::new();
+        while seen.len() < 2 {
+            assert!(
+                Instant::now() < deadline,
+                "a client that is forgotten is given any endpoint: {seen:?}"
+            );
+            seen.insert(ask(CLUSTER_IP, 80).unwrap());
+            assert!(!forgotten(), "a client is remembered");
+            while !forgotten() {
+                assert!(
+                    Instant::now() < deadline,
+                    "a client is forgotten after its time"
+                );
+                std::thread::yield_now();
+            }
+        }
 
         apply(&[service(json!({}))], &[], &[]);
         assert_eq!(ask(CLUSTER_IP, 80), Err(ErrorKind::ConnectionRefused));

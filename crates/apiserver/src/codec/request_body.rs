@@ -1,5 +1,7 @@
 //! Bodies of requests: their size limit, their media type, and the way to JSON.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -11,6 +13,9 @@ use crate::status::{ApiError, ApiResult};
 
 /// Upstream's limit for the body of a write.
 pub const BODY_BYTES_MAX: usize = 3 << 20;
+/// What is read of a larger body, only to be thrown away, and for how long.
+const DISCARDED_BYTES_MAX: usize = 16 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaType {
@@ -42,13 +47,12 @@ pub fn essence(headers: &HeaderMap) -> &str {
 
 /// Collects a body of at most 3 MiB.
 pub async fn read(headers: &HeaderMap, mut body: RequestBody) -> ApiResult<Bytes> {
-    let too_large = || ApiError::too_large(BODY_BYTES_MAX);
     let length = headers
         .get(CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.parse::<usize>().ok());
     if length.is_some_and(|length| length > BODY_BYTES_MAX) {
-        return Err(too_large());
+        return Err(too_large(body).await);
     }
     let mut first: Option<Bytes> = None;
     let mut collected: Option<BytesMut> = None;
@@ -63,7 +67,7 @@ pub async fn read(headers: &HeaderMap, mut body: RequestBody) -> ApiResult<Bytes
             .as_ref()
             .map_or(first.as_ref().map_or(0, Bytes::len), BytesMut::len);
         if collected_bytes + data.len() > BODY_BYTES_MAX {
-            return Err(too_large());
+            return Err(too_large(body).await);
         }
         match (&mut collected, &first) {
             (Some(all), _) => all.extend_from_slice(&data),
@@ -83,6 +87,22 @@ pub async fn read(headers: &HeaderMap, mut body: RequestBody) -> ApiResult<Bytes
         .unwrap_or_default())
 }
 
+/// The refusal, once the client has sent the rest: many read no answer before, and take a stream that ends for a
+/// failure of the connection.
+async fn too_large(mut body: RequestBody) -> ApiError {
+    let rest = async {
+        let mut rest_bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            rest_bytes += frame.data_ref().map_or(0, Bytes::len);
+            if rest_bytes > DISCARDED_BYTES_MAX {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;
+    ApiError::too_large(BODY_BYTES_MAX)
+}
+
 /// YAML to JSON; one document.
 pub fn yaml_to_json(body: &[u8]) -> ApiResult<Bytes> {
     let text = std::str::from_utf8(body).map_err(|error| {
@@ -92,4 +112,29 @@ pub fn yaml_to_json(body: &[u8]) -> ApiResult<Bytes> {
         ApiError::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
     })?;
     Ok(value.to_string().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_yaml_is_refused() {
+        let check = |what: &str, body: String| {
+            let result = yaml_to_json(body.as_bytes());
+            assert!(result.is_err(), "{what}");
+        };
+        check("nesting", "[".repeat(BODY_BYTES_MAX));
+        check("closed nesting", "[".repeat(200_000) + &"]".repeat(200_000));
+        check("mappings", "{a: ".repeat(BODY_BYTES_MAX / 4));
+        check("sequences", "- ".repeat(BODY_BYTES_MAX / 2));
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let alias = format!("*a{}", level - 1);
+            bomb += &format!("a{level}: &a{level} [{}]\n", vec![alias; 10].join(", "));
+        }
+        check("aliases of aliases", bomb);
+        check("a second document", "a: 1\n---\nb: 2\n".to_owned());
+        check("not text", "\u{0}".to_owned());
+    }
 }

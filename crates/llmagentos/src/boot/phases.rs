@@ -74,6 +74,10 @@ pub async fn start(config: &Config, progress: &mut Progress) -> anyhow::Result<C
     );
 
     progress.phase("service proxy")?;
+    if let Err(error) = network::firewall::follow(&config.cluster.nft_table, &config.cluster.bridge)
+    {
+        tracing::warn!(%error, "firewalls beside our rules are not looked for");
+    }
     let service_proxy = ServiceProxy::start(
         server.client(Identity::admin()),
         ProxyConfig {
@@ -159,6 +163,7 @@ async fn start_runtime(config: &Config) -> anyhow::Result<NodeParts> {
     let pod_network = PodNetwork::open(PodNetworkConfig {
         bridge: config.cluster.bridge.clone(),
         pod_cidr: Ipv4Cidr::parse(&config.pod_cidr())?,
+        service_cidr: Some(Ipv4Cidr::parse(&config.cluster.service_cidr)?),
         state_dir: config.network_dir(),
     })
     .context("set up the pod network")?;

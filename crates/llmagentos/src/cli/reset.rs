@@ -3,8 +3,9 @@
 //! Goes on past failures and reports all of them at the end, so that one busy mount does not
 //! leave the rest in place. Run again it removes what was left.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -39,6 +40,7 @@ pub fn run(config_dir: &Path, args: &ResetArgs) -> anyhow::Result<ExitCode> {
     let mut removal = Removal {
         dry_run: args.dry_run,
         count: 0,
+        planned: HashSet::new(),
         failures: Vec::new(),
     };
     if let Some(process) = instance::server_process(&config) {
@@ -74,6 +76,8 @@ pub fn run(config_dir: &Path, args: &ResetArgs) -> anyhow::Result<ExitCode> {
 struct Removal {
     dry_run: bool,
     count: usize,
+    /// Paths that a dry run has listed: what holds nothing else would be empty by then.
+    planned: HashSet<PathBuf>,
     failures: Vec<String>,
 }
 
@@ -137,16 +141,25 @@ impl Removal {
                 return;
             }
         }
-        self.note(&path.display().to_string());
+        self.note_path(path);
     }
 
     /// Removes a directory that others may have put files in, if they have not.
     fn empty_directory(&mut self, path: &Path) {
-        if self.dry_run {
-            return;
+        let is_removed = if self.dry_run {
+            std::fs::read_dir(path).is_ok_and(|mut entries| {
+                entries.all(|entry| entry.is_ok_and(|entry| self.planned.contains(&entry.path())))
+            })
+        } else {
+            std::fs::remove_dir(path).is_ok()
+        };
+        if is_removed {
+            self.note_path(path);
         }
-        if std::fs::remove_dir(path).is_ok() {
-            self.note(&path.display().to_string());
-        }
+    }
+
+    fn note_path(&mut self, path: &Path) {
+        self.planned.insert(path.to_owned());
+        self.note(&path.display().to_string());
     }
 }

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use kube::api::ListParams;
+use network::firewall::Found;
 use serde_json::json;
 
 use crate::config::Config;
@@ -37,6 +38,8 @@ struct Report {
     pod_count: usize,
     running_pod_count: usize,
     api_error: Option<String>,
+    /// One line for each firewall beside our rules.
+    firewalls: Vec<String>,
     resident_bytes: u64,
 }
 
@@ -66,6 +69,7 @@ pub fn run(config_dir: &Path, args: &StatusArgs) -> anyhow::Result<ExitCode> {
                 "runningPodCount": report.running_pod_count,
                 "residentBytes": report.resident_bytes,
                 "apiError": report.api_error,
+                "firewalls": report.firewalls,
             })
         ),
         Output::Text => print_text(&config, &report),
@@ -88,12 +92,14 @@ fn gather(config: &Config) -> anyhow::Result<Report> {
         pod_count: 0,
         running_pod_count: 0,
         api_error: None,
+        firewalls: Vec::new(),
         resident_bytes: 0,
     };
     if report.server_pid.is_none() {
         return Ok(report);
     }
     report.resident_bytes = resident_bytes(config)?;
+    report.firewalls = firewalls(config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -175,9 +181,34 @@ fn print_text(config: &Config, report: &Report) {
         "Pods:        {} of {} running",
         report.running_pod_count, report.pod_count
     );
+    for firewall in &report.firewalls {
+        println!("Firewall:    {firewall}");
+    }
     if let Some(error) = &report.api_error {
         println!("API error:   {error}");
     }
+}
+
+/// The firewalls beside our rules, with what opens the ones that the server cannot ask. Only root can list them.
+fn firewalls(config: &Config) -> Vec<String> {
+    let bridge = &config.cluster.bridge;
+    network::firewall::find(&config.cluster.nft_table, bridge)
+        .unwrap_or_default()
+        .iter()
+        .map(|firewall| match firewall {
+            Found::Other(_) => format!(
+                "{} drops what none of its rules accepts, pods' packets too; open it with: {}",
+                firewall.name(),
+                firewall.remedy(bridge).join("; ")
+            ),
+            Found::Firewalld | Found::Ufw => {
+                format!(
+                    "{} is active, and asked to let {bridge} through",
+                    firewall.name()
+                )
+            }
+        })
+        .collect()
 }
 
 /// Resident memory of the server and its zygote; pages that both share count once (by PSS).

@@ -36,6 +36,10 @@ pub fn run(config_dir: &Path, args: &StopArgs) -> anyhow::Result<ExitCode> {
     if args.keep_containers {
         return Ok(ExitCode::SUCCESS);
     }
+    println!(
+        "Ending the containers; those that do not heed SIGTERM are killed after {} s (--grace-period-seconds).",
+        args.grace_period_seconds
+    );
     let stopped = boot::stop_containers(&config, args.grace_period_seconds)?;
     println!("{stopped} pods stopped. 'llmagentos init' starts the cluster again.");
     Ok(ExitCode::SUCCESS)

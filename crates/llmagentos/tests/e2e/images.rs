@@ -32,12 +32,51 @@ pub fn load_all(cluster: &Cluster) -> anyhow::Result<()> {
 
 /// A `docker save` archive of one image with one layer.
 pub fn write_archive(path: &Path, names: &[&str]) -> anyhow::Result<()> {
-    let layer = layer()?;
+    write_archive_of(path, names, &layer()?, None)
+}
+
+/// An entry of a layer that need not be sound: names are written as they are.
+pub enum Member {
+    File(String),
+    Symlink(String, String),
+}
+
+/// A layer of small files and links.
+pub fn layer_of(members: &[Member]) -> anyhow::Result<Vec<u8>> {
+    let mut layer = Builder::new(Vec::new());
+    for member in members {
+        let mut header = Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        let (name, content) = match member {
+            Member::File(name) => (name, &b"content"[..]),
+            Member::Symlink(name, target) => {
+                header.set_entry_type(EntryType::Symlink);
+                header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
+                (name, &b""[..])
+            }
+        };
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        layer.append(&header, content)?;
+    }
+    Ok(layer.into_inner()?)
+}
+
+/// A `docker save` archive of one image with that layer; its configuration may lie about the layer's digest.
+pub fn write_archive_of(
+    path: &Path,
+    names: &[&str],
+    layer: &[u8],
+    diff_id: Option<&str>,
+) -> anyhow::Result<()> {
+    let diff_id = diff_id.map_or_else(|| digest(layer), str::to_owned);
     let config = serde_json::to_vec(&json!({
         "architecture": architecture(),
         "os": "linux",
         "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"], "WorkingDir": "/"},
-        "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
         "history": [],
     }))?;
     let config_name = format!("{}.json", digest(&config).trim_start_matches("sha256:"));
@@ -46,14 +85,14 @@ pub fn write_archive(path: &Path, names: &[&str]) -> anyhow::Result<()> {
     )?;
     let mut archive = Builder::new(std::fs::File::create(path)?);
     for (name, content) in [
-        ("manifest.json", &manifest),
+        ("manifest.json", &manifest[..]),
         (config_name.as_str(), &config),
-        ("layer.tar", &layer),
+        ("layer.tar", layer),
     ] {
         let mut header = Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
-        archive.append_data(&mut header, name, &content[..])?;
+        archive.append_data(&mut header, name, content)?;
     }
     archive.into_inner()?.flush()?;
     Ok(())

@@ -5,6 +5,7 @@
 //! its own. At the end `reset` must leave the machine as it was, which is the last test.
 
 mod cluster;
+mod http;
 mod images;
 mod kubectl;
 mod listing;

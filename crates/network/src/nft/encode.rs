@@ -4,23 +4,27 @@ use super::{Chain, Expr, KeyType, Set, Verdict};
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
+/// Everything that there is.
+const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
-const NLMSG_ERROR: u16 = 2;
-const HEADER_BYTES: usize = 16;
+pub(super) const NLMSG_ERROR: u16 = 2;
+pub(super) const HEADER_BYTES: usize = 16;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-const SUBSYSTEM: u16 = 10;
+pub(super) const SUBSYSTEM: u16 = 10;
 const NESTED: u16 = 0x8000;
-const FAMILY_IPV4: u8 = 2;
+pub(super) const FAMILY_IPV4: u8 = 2;
 const FAMILY_NONE: u8 = 0;
 
-const NEW_TABLE: u16 = 0;
+pub(super) const NEW_TABLE: u16 = 0;
 const GET_TABLE: u16 = 1;
 const DELETE_TABLE: u16 = 2;
-const NEW_CHAIN: u16 = 3;
+pub(super) const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
 const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
+const GET_RULE: u16 = 7;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const DELETE_SET: u16 = 11;
@@ -95,6 +99,33 @@ pub fn table_request(table: &str) -> Vec<u8> {
         (SUBSYSTEM << 8 | GET_TABLE, NLM_F_ACK, REQUEST_SEQUENCE),
         (FAMILY_IPV4, 0),
         |attributes| attributes.text(1, table),
+    );
+    bytes
+}
+
+/// The request for the chains of all tables.
+pub fn chains_request() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    message(
+        &mut bytes,
+        (SUBSYSTEM << 8 | GET_CHAIN, NLM_F_DUMP, REQUEST_SEQUENCE),
+        (FAMILY_NONE, 0),
+        |_| {},
+    );
+    bytes
+}
+
+/// The request for the rules of one chain.
+pub fn chain_rules_request(family: u8, table: &str, chain: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    message(
+        &mut bytes,
+        (SUBSYSTEM << 8 | GET_RULE, NLM_F_DUMP, REQUEST_SEQUENCE),
+        (family, 0),
+        |attributes| {
+            attributes.text(1, table);
+            attributes.text(2, chain);
+        },
     );
     bytes
 }

@@ -4,10 +4,11 @@
 //! - A change is one batch, which the kernel takes as a whole or not at all.
 //! - Only what differs between the two rulesets is sent: chains whose rules changed, elements that came or went.
 //!
-//! Deliberately absent: reading rules back, families other than `ip`, anonymous and interval sets.
+//! Deliberately absent: reading rules back ([`read`] lists the chains of others), families other than `ip`, anonymous and interval sets.
 
-mod encode;
+pub(crate) mod encode;
 mod expr;
+pub mod read;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;

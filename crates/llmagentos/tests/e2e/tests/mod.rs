@@ -3,6 +3,7 @@
 mod apply;
 mod bad_input;
 mod deploy;
+mod disk;
 mod pods;
 mod program;
 mod restart;
@@ -55,6 +56,11 @@ pub const ALL: &[(&str, Test)] = &[
         bad_input::images_and_commands,
     ),
     ("bad_input_credentials", bad_input::credentials),
+    ("bad_input_raw_bodies", bad_input::raw_bodies),
+    ("bad_input_image_archives", bad_input::image_archives),
+    ("disk_slow", disk::slow),
+    ("disk_full", disk::full),
+    ("disk_of_a_newer_version", disk::newer_version),
     (
         "program_status_version_completion_kubeconfig",
         program::status_version_completion_kubeconfig,
