@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything that differs between two API servers.
@@ -26,6 +27,18 @@ pub struct Config {
     pub event_ttl: Duration,
     /// How long old revisions stay readable (for continued lists and late watches).
     pub compaction_interval: Duration,
+    /// What other parts of this process count, told by `/metrics` after the server's own.
+    pub further_metrics: Option<FurtherMetrics>,
+}
+
+/// Renders metrics in Prometheus' text form.
+#[derive(Clone)]
+pub struct FurtherMetrics(pub Arc<dyn Fn() -> String + Send + Sync>);
+
+impl std::fmt::Debug for FurtherMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FurtherMetrics")
+    }
 }
 
 impl Config {
@@ -45,6 +58,7 @@ impl Config {
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),
             event_ttl: Duration::from_secs(3600),
             compaction_interval: Duration::from_secs(300),
+            further_metrics: None,
         }
     }
 }

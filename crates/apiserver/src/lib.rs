@@ -33,7 +33,7 @@ mod subresource;
 mod tls;
 
 pub use authn::Identity;
-pub use config::{BadCidr, Config, Ipv4Cidr};
+pub use config::{BadCidr, Config, FurtherMetrics, Ipv4Cidr};
 pub use pki::{KeyPairPem, Kubeconfig, Pki, PkiError};
 pub use server::{Server, StartError};
 pub use status::{ApiError, ApiResult};

@@ -70,6 +70,9 @@ impl Metrics {
 pub fn answer(core: &Arc<Core>) -> Response<ResponseBody> {
     let mut text = String::new();
     let _ = render(core, &mut text);
+    if let Some(further) = &core.config.further_metrics {
+        text.push_str(&(further.0)());
+    }
     let mut response = Response::new(ResponseBody::from(text));
     response.headers_mut().insert(
         CONTENT_TYPE,

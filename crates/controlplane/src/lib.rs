@@ -22,7 +22,7 @@ use kube::Client;
 use tokio::task::JoinSet;
 
 pub use leader::LeaderElection;
-pub use scheduling::{SchedulerMetrics, SchedulerOptions};
+pub use scheduling::{ExplainError, Explained, SchedulerMetrics, SchedulerOptions, explain};
 
 /// What to run.
 #[derive(Clone, Debug)]

@@ -71,7 +71,8 @@ impl Master {
 
     /// Adds a column and says its number.
     pub(super) fn add(&mut self, pattern: &Pattern) -> u32 {
-        self.entries.extend(pattern.iter().map(|&(row, copies)| (row, copies as f64)));
+        self.entries
+            .extend(pattern.iter().map(|&(row, copies)| (row, copies as f64)));
         self.starts.push(self.entries.len() as u32);
         self.column_in_basis.push(false);
         self.blocked.push(false);
@@ -83,7 +84,8 @@ impl Master {
     }
 
     pub(super) fn column(&self, column: u32) -> &[(u32, f64)] {
-        &self.entries[self.starts[column as usize] as usize..self.starts[column as usize + 1] as usize]
+        &self.entries
+            [self.starts[column as usize] as usize..self.starts[column as usize + 1] as usize]
     }
 
     /// The price of one copy of each type: the dual solution.
@@ -93,15 +95,23 @@ impl Master {
 
     /// The number of bins, fractions counted.
     pub(super) fn value(&self) -> f64 {
-        self.basis.iter().zip(&self.values).filter(|(variable, _)| matches!(variable, Variable::Column(_))).map(|(_, value)| value).sum()
+        self.basis
+            .iter()
+            .zip(&self.values)
+            .filter(|(variable, _)| matches!(variable, Variable::Column(_)))
+            .map(|(_, value)| value)
+            .sum()
     }
 
     /// Columns in use and how many bins of each.
     pub(super) fn solution(&self) -> impl Iterator<Item = (u32, f64)> + '_ {
-        self.basis.iter().zip(&self.values).filter_map(|(variable, &value)| match variable {
-            Variable::Column(column) if value > 1e-7 => Some((*column, value)),
-            _ => None,
-        })
+        self.basis
+            .iter()
+            .zip(&self.values)
+            .filter_map(|(variable, &value)| match variable {
+                Variable::Column(column) if value > 1e-7 => Some((*column, value)),
+                _ => None,
+            })
     }
 
     pub(super) fn right(&self) -> &[f64] {
@@ -115,7 +125,10 @@ impl Master {
     }
 
     fn price_of(&self, column: usize) -> f64 {
-        self.entries[self.starts[column] as usize..self.starts[column + 1] as usize].iter().map(|&(row, copies)| self.prices[row as usize] * copies).sum()
+        self.entries[self.starts[column] as usize..self.starts[column + 1] as usize]
+            .iter()
+            .map(|&(row, copies)| self.prices[row as usize] * copies)
+            .sum()
     }
 
     /// Primal simplex to the optimum over the columns at hand. False if the budget ended first.
@@ -143,14 +156,17 @@ impl Master {
                     entering = Some((Variable::Surplus(row as u32), self.prices[row]));
                 }
             }
-            let Some((entering, reduced_cost)) = entering else { return true };
+            let Some((entering, reduced_cost)) = entering else {
+                return true;
+            };
             let direction = self.direction(entering);
             let mut leaving: Option<(usize, f64)> = None;
             for (position, &step) in direction.iter().enumerate() {
                 if step > 1e-7 {
                     let ratio = self.values[position].max(0.0) / step;
                     let better = leaving.is_none_or(|(best_position, best)| {
-                        ratio < best - 1e-12 || (ratio < best + 1e-12 && step > direction[best_position])
+                        ratio < best - 1e-12
+                            || (ratio < best + 1e-12 && step > direction[best_position])
                     });
                     if better {
                         leaving = Some((position, ratio));
@@ -174,24 +190,39 @@ impl Master {
             if budget.exhausted() {
                 return false;
             }
-            let Some(position) = (0..self.rows).filter(|&position| self.values[position] < -1e-7).min_by(|&a, &b| self.values[a].total_cmp(&self.values[b])) else {
+            let Some(position) = (0..self.rows)
+                .filter(|&position| self.values[position] < -1e-7)
+                .min_by(|&a, &b| self.values[a].total_cmp(&self.values[b]))
+            else {
                 return true;
             };
-            let row: Vec<f64> = (0..self.rows).map(|column| self.inverse[column * self.rows + position]).collect();
+            let row: Vec<f64> = (0..self.rows)
+                .map(|column| self.inverse[column * self.rows + position])
+                .collect();
             let mut entering: Option<(Variable, f64, f64)> = None;
             let mut consider = |variable, step: f64, reduced_cost: f64| {
                 if step < -1e-7 {
                     let ratio = reduced_cost.max(0.0) / -step;
-                    if entering.is_none_or(|(_, best, best_step)| ratio < best - 1e-12 || (ratio < best + 1e-12 && step < best_step)) {
+                    if entering.is_none_or(|(_, best, best_step)| {
+                        ratio < best - 1e-12 || (ratio < best + 1e-12 && step < best_step)
+                    }) {
                         entering = Some((variable, ratio, step));
                     }
                 }
             };
             for column in 0..self.columns() {
                 if !self.column_in_basis[column] && !self.blocked[column] {
-                    let step: f64 = self.column(column as u32).iter().map(|&(index, copies)| row[index as usize] * copies).sum();
+                    let step: f64 = self
+                        .column(column as u32)
+                        .iter()
+                        .map(|&(index, copies)| row[index as usize] * copies)
+                        .sum();
                     if step < -1e-7 {
-                        consider(Variable::Column(column as u32), step, 1.0 - self.price_of(column));
+                        consider(
+                            Variable::Column(column as u32),
+                            step,
+                            1.0 - self.price_of(column),
+                        );
                     }
                 }
             }
@@ -200,7 +231,9 @@ impl Master {
                     consider(Variable::Surplus(index as u32), -step, self.prices[index]);
                 }
             }
-            let Some((entering, _, _)) = entering else { return false };
+            let Some((entering, _, _)) = entering else {
+                return false;
+            };
             let reduced_cost = match entering {
                 Variable::Column(column) => 1.0 - self.price_of(column as usize),
                 Variable::Surplus(row) => self.prices[row as usize],
@@ -219,12 +252,18 @@ impl Master {
         let mut direction = vec![0.0; self.rows];
         let mut add = |row: u32, factor: f64| {
             let start = row as usize * self.rows;
-            for (sum, inverse) in direction.iter_mut().zip(&self.inverse[start..start + self.rows]) {
+            for (sum, inverse) in direction
+                .iter_mut()
+                .zip(&self.inverse[start..start + self.rows])
+            {
                 *sum += inverse * factor;
             }
         };
         match entering {
-            Variable::Column(column) => self.column(column).iter().for_each(|&(row, copies)| add(row, copies)),
+            Variable::Column(column) => self
+                .column(column)
+                .iter()
+                .for_each(|&(row, copies)| add(row, copies)),
             Variable::Surplus(row) => add(row, -1.0),
         }
         direction
@@ -285,7 +324,13 @@ impl Master {
             }
         }
         for (price, column) in self.prices.iter_mut().zip(self.inverse.chunks_exact(rows)) {
-            *price = self.basis.iter().zip(column).filter(|(variable, _)| matches!(variable, Variable::Column(_))).map(|(_, inverse)| inverse).sum();
+            *price = self
+                .basis
+                .iter()
+                .zip(column)
+                .filter(|(variable, _)| matches!(variable, Variable::Column(_)))
+                .map(|(_, inverse)| inverse)
+                .sum();
         }
     }
 
@@ -308,12 +353,21 @@ impl Master {
             }
         }
         columns.sort_by_key(|&column| (self.column(column).len(), column));
-        self.column_in_basis.iter_mut().for_each(|flag| *flag = false);
-        self.surplus_in_basis.iter_mut().for_each(|flag| *flag = true);
+        self.column_in_basis
+            .iter_mut()
+            .for_each(|flag| *flag = false);
+        self.surplus_in_basis
+            .iter_mut()
+            .for_each(|flag| *flag = true);
         for column in columns {
             let direction = self.direction(Variable::Column(column));
-            let position = (0..rows).filter(|&position| !taken[position]).max_by(|&a, &b| direction[a].abs().total_cmp(&direction[b].abs()));
-            let Some(position) = position.filter(|&position| direction[position].abs() > 1e-8) else { continue };
+            let position = (0..rows)
+                .filter(|&position| !taken[position])
+                .max_by(|&a, &b| direction[a].abs().total_cmp(&direction[b].abs()));
+            let Some(position) = position.filter(|&position| direction[position].abs() > 1e-8)
+            else {
+                continue;
+            };
             taken[position] = true;
             self.pivot_inverse(position, &direction);
             self.basis[position] = Variable::Column(column);

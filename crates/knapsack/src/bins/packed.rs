@@ -25,7 +25,10 @@ impl Layout {
         let mut places = Vec::with_capacity(capacity.len());
         let mut guards: Vec<u64> = Vec::new();
         for &capacity in capacity {
-            debug_assert!(capacity > 0, "dimensions without capacity are taken out before");
+            debug_assert!(
+                capacity > 0,
+                "dimensions without capacity are taken out before"
+            );
             let bits = 64 - capacity.unsigned_abs().leading_zeros() + 1;
             let word = match used_bits.iter().position(|used| used + bits <= 64) {
                 Some(word) => word,
@@ -39,7 +42,11 @@ impl Layout {
             used_bits[word] += bits;
             guards[word] |= 1 << (used_bits[word] - 1);
         }
-        Layout { places, word_count: used_bits.len().max(1), guards }
+        Layout {
+            places,
+            word_count: used_bits.len().max(1),
+            guards,
+        }
     }
 
     pub(super) fn word_count(&self) -> usize {

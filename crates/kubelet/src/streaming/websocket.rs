@@ -21,7 +21,6 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-use super::port_forward;
 use super::remote_command::{Channels, Options, StatusForm};
 use super::stream::{
     CHUNK_BYTES_MAX, Connection, Encode, Inlet, Outgoing, Part, QUEUE_CHUNK_COUNT, StreamWriter,
@@ -253,7 +252,7 @@ pub fn port_forward<S>(
     socket: WebSocketStream<S>,
     protocol: Protocol,
     ports: &[u16],
-) -> (Connection, Vec<port_forward::Channels>)
+) -> (Connection, Vec<super::port_forward::Channels>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -273,7 +272,7 @@ where
             inlets.insert(channel, sender);
             let writer =
                 |channel: u8| StreamWriter::new(channel.into(), encode, connection.sender.clone());
-            port_forward::Channels {
+            super::port_forward::Channels {
                 port: *port,
                 inlet,
                 data: writer(channel),

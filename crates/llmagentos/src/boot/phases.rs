@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use apiserver::{Identity, Server};
+use apiserver::{FurtherMetrics, Identity, Server};
+use controlplane::{SchedulerMetrics, SchedulerOptions};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
@@ -57,7 +58,11 @@ pub async fn start(config: &Config, progress: &mut Progress) -> anyhow::Result<C
     let (store, node) = (store?, node?);
 
     progress.phase("API server")?;
-    let server = Server::start(api_config(config, node_ip)?, store.clone())
+    let scheduler_metrics = Arc::new(SchedulerMetrics::default());
+    let counted = Arc::clone(&scheduler_metrics);
+    let mut api_config = api_config(config, node_ip)?;
+    api_config.further_metrics = Some(FurtherMetrics(Arc::new(move || counted.render())));
+    let server = Server::start(api_config, store.clone())
         .await
         .context("start the API server")?;
     let url = write_kubeconfig(config, &server, node_ip)?;
@@ -69,6 +74,10 @@ pub async fn start(config: &Config, progress: &mut Progress) -> anyhow::Result<C
         server.client(Identity::admin()),
         controlplane::Options {
             root_ca_pem: Some(server.pki().ca_certificate_pem().to_owned()),
+            scheduler: Some(SchedulerOptions {
+                metrics: scheduler_metrics,
+                ..SchedulerOptions::default()
+            }),
             ..controlplane::Options::default()
         },
     );

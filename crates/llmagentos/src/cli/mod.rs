@@ -3,6 +3,7 @@
 //! Every verb finds its instance by `--config-dir`. Every error says what to do next.
 
 mod completion;
+mod explain;
 mod image;
 mod init;
 mod kubeconfig;
@@ -47,6 +48,8 @@ enum Verb {
     Kubeconfig(kubeconfig::KubeconfigArgs),
     /// Work with the images on this node
     Image(image::ImageArgs),
+    /// Say why a pod is where it is
+    Explain(explain::ExplainArgs),
     /// Run the scheduler alone, for any Kubernetes cluster
     Scheduler(scheduler::SchedulerArgs),
     /// Print the version
@@ -67,6 +70,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Reset(args) => reset::run(&config_dir, &args),
         Verb::Kubeconfig(args) => kubeconfig::run(&config_dir, &args),
         Verb::Image(args) => image::run(&config_dir, args),
+        Verb::Explain(args) => explain::run(&config_dir, &args),
         Verb::Scheduler(args) => scheduler::run(&config_dir, &args),
         Verb::Version(args) => version::run(&args),
         Verb::Completion(args) => completion::run(&args),

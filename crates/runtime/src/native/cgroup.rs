@@ -583,10 +583,16 @@ mod tests {
             Path::new("/sys/fs/cgroup/unified/kubepods/burstable/podx")
         );
         // The systemd hierarchy is not joined.
-        let v1: Vec<_> = membership.v1.iter().map(|(_, path)| path.as_path()).collect();
+        let v1: Vec<_> = membership
+            .v1
+            .iter()
+            .map(|(_, path)| path.as_path())
+            .collect();
         assert_eq!(
             v1,
-            [Path::new("/sys/fs/cgroup/cpu,cpuacct/kubepods/burstable/podx")]
+            [Path::new(
+                "/sys/fs/cgroup/cpu,cpuacct/kubepods/burstable/podx"
+            )]
         );
         assert!(
             found

@@ -31,9 +31,9 @@ use rustix::mount::OpenTreeFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::child::Own;
-use attendant::{Attendant, NamespaceSet};
 use super::protocol::{Answer, Envelope, Failure, FromZygote, Request};
 use super::{sys, wire};
+use attendant::{Attendant, NamespaceSet};
 use log::Stream;
 use tasks::{Sandbox, Task};
 
@@ -306,9 +306,10 @@ impl Zygote {
             }
         }; 64];
         while !self.stopping {
-            let short = self.maker.as_ref().is_some_and(|maker| {
-                self.ready.len() + maker.wanted < attendant::READY_MAX
-            });
+            let short = self
+                .maker
+                .as_ref()
+                .is_some_and(|maker| self.ready.len() + maker.wanted < attendant::READY_MAX);
             let count = match epoll::wait(&self.epoll, &mut events, short.then_some(&QUIET)) {
                 // Making namespaces keeps a processor for most of a millisecond: when nobody waits.
                 Ok(0) => {

@@ -70,6 +70,7 @@ pub const ALL: &[(&str, Test)] = &[
         program::second_instance_and_port_in_use,
     ),
     ("program_images", program::images),
+    ("program_explain", program::explain),
     ("program_scheduler_alone", program::scheduler_alone),
     (
         "restart_after_kill_keeps_containers",

@@ -137,6 +137,11 @@ pub fn scheduler_alone(cluster: &Cluster) -> anyhow::Result<()> {
         &kubectl.run(&["describe", "pod", "second"])?,
         "Successfully assigned scheduler-alone/second to e2e",
     )?;
+    // The built-in scheduler leaves it alone, and says so.
+    contains(
+        &fail(cluster.llmagentos(&["explain", "pod", "second", "-n", "scheduler-alone"]))?,
+        "pod scheduler-alone/second is left to the scheduler \"second\"",
+    )?;
     contains(
         &kubectl.run(&[
             "--namespace=kube-system",
@@ -163,4 +168,34 @@ impl Drop for Ended {
         self.0.kill().ok();
         self.0.wait().ok();
     }
+}
+
+/// Why a pod is where it is, or why it is nowhere.
+pub fn explain(cluster: &Cluster) -> anyhow::Result<()> {
+    let kubectl = Kubectl::in_new_namespace(cluster, "explain-pod")?;
+    kubectl.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: fits}}\nspec:\n  \
+         containers: [{{name: c, image: \"{BUSYBOX}\", command: [sleep, \"3600\"]}}]\n\
+         ---\napiVersion: v1\nkind: Pod\nmetadata: {{name: too-large}}\nspec:\n  \
+         containers: [{{name: c, image: \"{BUSYBOX}\", resources: {{requests: {{cpu: \"1000\"}}}}}}]\n"
+    ))?;
+    kubectl.wait("pod/fits", "condition=PodScheduled")?;
+    let explain = |name: &str| cluster.llmagentos(&["explain", "pod", name, "-n", "explain-pod"]);
+    let fits = succeed(explain("fits"))?;
+    contains(&fits, "pod explain-pod/fits is on node e2e")?;
+    contains(&fits, "proven bound")?;
+    contains(
+        &succeed(explain("too-large"))?,
+        "waits: 0/1 nodes are available: 1 Insufficient cpu.",
+    )?;
+    contains(
+        &fail(explain("missing"))?,
+        "pod explain-pod/missing does not exist",
+    )?;
+    let metrics = kubectl.run(&["get", "--raw", "/metrics"])?;
+    contains(&metrics, "apiserver_request_duration_seconds_bucket")?;
+    contains(
+        &metrics,
+        "scheduler_schedule_attempts_total{result=\"scheduled\"}",
+    )
 }

@@ -259,18 +259,16 @@ fn root_overlay(spec: &RootSpec) -> Result<OwnedFd, Fault> {
     let context = |e| Fault::of("mount the root overlay", e);
     match overlay(&spec.lowerdirs, &spec.upperdir, &spec.workdir) {
         // Linux before 6.5 takes the layers only in one string, and at a path.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            (|| {
-                sys::unshare(libc::CLONE_NEWNS)?;
-                rustix::mount::mount_change(
-                    "/",
-                    MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
-                )?;
-                overlay_by_path(spec)?;
-                open_source(&spec.mount_point)
-            })()
-            .map_err(context)
-        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (|| {
+            sys::unshare(libc::CLONE_NEWNS)?;
+            rustix::mount::mount_change(
+                "/",
+                MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
+            )?;
+            overlay_by_path(spec)?;
+            open_source(&spec.mount_point)
+        })()
+        .map_err(context),
         other => other.map_err(context),
     }
 }
