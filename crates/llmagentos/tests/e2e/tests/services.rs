@@ -48,6 +48,12 @@ pub fn cluster_ip_and_node_port(cluster: &Cluster) -> anyhow::Result<()> {
                 bail!("answers so far: {seen:?}, pods: {names:?}");
             }
             Ok(())
+        })
+        .map_err(|error| {
+            let slices = kubectl.run(&["get", "endpointslices,pods", "-o", "yaml"]);
+            let mut nft = cluster.inside("nft");
+            nft.args(["list", "ruleset"]);
+            anyhow::anyhow!("{error:#}\n{slices:?}\n{:?}", succeed(nft))
         })?;
     }
     // From a pod, also to itself by the service.
