@@ -5,7 +5,7 @@ SHELL := /bin/bash
 KUBECTL ?= kubectl
 JSON ?=
 
-.PHONY: help up down test ci lint deps-check build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools
+.PHONY: help up down test ci lint deps-check build bench bench-store bench-runtime bench-api bench-cluster bench-scheduler fuzz tools test-tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,7 +31,7 @@ lint: tools ## rustfmt and clippy, warnings denied
 deps-check: tools ## licences, forbidden crates, and which of our crates may depend on which
 	cargo run --quiet --locked -p xtask -- deps-check
 
-bench: bench-store bench-runtime bench-api bench-cluster ## every benchmark; JSON=FILE also writes one JSON object a line
+bench: bench-store bench-runtime bench-api bench-cluster bench-scheduler ## every benchmark; JSON=FILE also writes one JSON object a line
 
 bench-store: test-tools ## durable writes: the store beside etcd
 	@scripts/bench.sh store $(JSON)
@@ -44,6 +44,9 @@ bench-api: tools ## durable pod creates through the API
 
 bench-cluster: tools ## start, restart, idle cost, pod start of a whole cluster
 	@scripts/bench.sh cluster $(JSON)
+
+bench-scheduler: tools ## decisions a second, by the workloads of kubernetes' scheduler_perf
+	@scripts/bench.sh scheduler $(JSON)
 
 tools:
 	@scripts/install.sh build
