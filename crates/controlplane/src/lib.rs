@@ -22,7 +22,8 @@ use kube::Client;
 use tokio::task::JoinSet;
 
 pub use leader::LeaderElection;
-pub use scheduling::{SchedulerMetrics, SchedulerOptions};
+pub use scheduler::Configuration as SchedulerConfiguration;
+pub use scheduling::{ExplainError, SchedulerMetrics, SchedulerOptions, explain_pod};
 
 /// What to run.
 #[derive(Clone, Debug)]

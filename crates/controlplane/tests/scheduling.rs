@@ -264,6 +264,23 @@ async fn a_crowd_that_waits_starves_nobody_and_is_woken_by_what_helps() {
         })
     })
     .await;
+    let configuration = controlplane::SchedulerConfiguration::default();
+    let explained = controlplane::explain_pod(&cluster.client, "demo", "large7", &configuration)
+        .await
+        .unwrap();
+    assert!(
+        explained
+            .starts_with("pod demo/large7 waits: 0/1 nodes are available: 1 Insufficient cpu."),
+        "{explained}"
+    );
+    let explained = controlplane::explain_pod(&cluster.client, "demo", "small", &configuration)
+        .await
+        .unwrap();
+    assert!(
+        explained.contains("pod demo/small is bound to node n1")
+            && explained.contains("goes to node n1"),
+        "{explained}"
+    );
     // A node on which one of them fits.
     cluster.add_node("n2", "10").await;
     eventually("one of the crowd on n2", async || {

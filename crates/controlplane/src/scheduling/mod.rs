@@ -10,6 +10,7 @@
 
 mod bind;
 mod evict;
+mod explain;
 mod kinds;
 mod metrics;
 mod queue;
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 use crate::feed::{Caches, Feeds};
 use crate::loops::Context;
 use bind::Bound;
+pub use explain::{ExplainError, explain_pod};
 pub use metrics::SchedulerMetrics;
 use turn::Turn;
 

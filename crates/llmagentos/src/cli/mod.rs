@@ -3,10 +3,12 @@
 //! Every verb finds its instance by `--config-dir`. Every error says what to do next.
 
 mod completion;
+mod explain;
 mod image;
 mod init;
 mod kubeconfig;
 mod reset;
+mod scheduler;
 mod server;
 mod status;
 mod stop;
@@ -46,6 +48,10 @@ enum Verb {
     Kubeconfig(kubeconfig::KubeconfigArgs),
     /// Work with the images on this node
     Image(image::ImageArgs),
+    /// Say why a pod is where it is, or why it waits
+    Explain(explain::ExplainArgs),
+    /// Run the scheduler alone, for any Kubernetes cluster
+    Scheduler(scheduler::SchedulerArgs),
     /// Print the version
     Version(version::VersionArgs),
     /// Print a shell's completion script
@@ -64,6 +70,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Reset(args) => reset::run(&config_dir, &args),
         Verb::Kubeconfig(args) => kubeconfig::run(&config_dir, &args),
         Verb::Image(args) => image::run(&config_dir, args),
+        Verb::Explain(args) => explain::run(&config_dir, &args),
+        Verb::Scheduler(args) => scheduler::run(&args),
         Verb::Version(args) => version::run(&args),
         Verb::Completion(args) => completion::run(&args),
         Verb::Server(args) => server::run(&config_dir, &args),
