@@ -6,7 +6,7 @@ KUBECTL ?= kubectl
 JSON ?=
 DATA ?=
 
-.PHONY: help up down test ci lint deps-check advisories build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools bench-knapsack
+.PHONY: help up down test ci lint deps-check advisories build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools bench-knapsack bench-scheduler
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,7 +35,7 @@ deps-check: tools ## licences, forbidden crates, and which of our crates may dep
 advisories: tools ## known vulnerabilities among the dependencies, where the advisory database can be reached
 	cargo run --quiet --locked -p xtask -- advisories
 
-bench: bench-store bench-runtime bench-api bench-cluster ## every benchmark; JSON=FILE also writes one JSON object a line
+bench: bench-store bench-runtime bench-api bench-cluster bench-scheduler ## every benchmark; JSON=FILE also writes one JSON object a line
 
 bench-store: test-tools ## durable writes: the store beside etcd
 	@scripts/bench.sh store $(JSON)
@@ -51,6 +51,9 @@ bench-cluster: tools ## start, restart, idle cost, pod start of a whole cluster
 
 bench-knapsack: tools ## the solver on DATA=FOLDER of public instances and on generated ones
 	@scripts/bench.sh knapsack "$(JSON)" "$(DATA)"
+
+bench-scheduler: tools ## decisions a second, by the workloads of kubernetes' scheduler_perf
+	@scripts/bench.sh scheduler $(JSON)
 
 tools:
 	@scripts/install.sh build

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `bench.sh store|runtime|api|cluster|knapsack [JSON-FILE] [DATA-FOLDER]`: one benchmark, its peer beside it in the same run.
+# `bench.sh store|runtime|scheduler|api|cluster|knapsack [JSON-FILE] [DATA-FOLDER]`: one benchmark, its peer beside it in the same run.
 # Release builds; the file gets one JSON object a line: name, unit, p10, median, p90, peer, ratio.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,6 +24,7 @@ example() { # crate, example: the path of its release binary
 case "$1" in
   store) in_namespace "$(example store bench_store)" "${json[@]}" ;;
   runtime) in_namespace "$(example runtime container_start)" "${json[@]}" ;;
+  scheduler) "$(example scheduler decision_time)" "${json[@]}" ;;
   api) in_namespace "$(example apiserver bench_creates)" "${json[@]}" ;;
   cluster)
     cargo build --release --locked --quiet -p llmagentos
@@ -36,7 +37,7 @@ case "$1" in
     taskset -c 0 "$(example knapsack bench_knapsack)" "${data[@]}" "${json[@]}"
     ;;
   *)
-    echo "unknown benchmark $1; there are store, runtime, api, cluster, knapsack" >&2
+    echo "unknown benchmark $1; there are store, runtime, scheduler, api, cluster, knapsack" >&2
     exit 2
     ;;
 esac

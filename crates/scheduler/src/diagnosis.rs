@@ -15,9 +15,17 @@ pub enum Verdict {
     Rejected(Rejection),
 }
 
-/// How many nodes were rejected for each reason.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How many nodes were rejected for each reason, in no order that matters.
+#[derive(Clone, Debug, Default)]
 pub struct Refusals(Vec<(Rejection, usize)>);
+
+impl PartialEq for Refusals {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len() && self.0.iter().all(|entry| other.0.contains(entry))
+    }
+}
+
+impl Eq for Refusals {}
 
 impl Refusals {
     pub fn add(&mut self, rejection: Rejection) {
@@ -30,6 +38,15 @@ impl Refusals {
         {
             Some((_, count)) => *count += 1,
             None => self.0.push((rejection, 1)),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, rejection: &Rejection) {
+        if let Some(at) = self.0.iter().position(|(known, _)| known == rejection) {
+            self.0[at].1 -= 1;
+            if self.0[at].1 == 0 {
+                self.0.remove(at);
+            }
         }
     }
 

@@ -51,4 +51,17 @@ impl Log {
                 .range((from as usize).min(self.changes.len())..),
         )
     }
+
+    /// The nodes that something changed about after a position, each once.
+    pub fn nodes_since(&self, position: u64) -> Option<Vec<NodeIndex>> {
+        let mut nodes: Vec<NodeIndex> = self
+            .since(position)?
+            .map(|change| match change {
+                Change::Node(node) | Change::Pod { node, .. } => *node,
+            })
+            .collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        Some(nodes)
+    }
 }

@@ -64,6 +64,10 @@ impl Allowances {
         }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.left.is_empty()
+    }
+
     fn guarding(&mut self, snapshot: &Snapshot, class: &Arc<PodClass>) -> &[usize] {
         let (_, guards) = self.guards.entry(address(class)).or_insert_with(|| {
             let all = snapshot.budgets.iter().enumerate();
@@ -120,10 +124,22 @@ enum Outcome {
     Still(Rejection),
 }
 
+/// What a node came to when it was last looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Standing {
+    Absent,
+    NotHelpful,
+    NoVictims,
+    Still(Rejection),
+    Candidate(Cost),
+}
+
 /// The candidates of one class.
+#[derive(Debug)]
 pub(crate) struct Search {
+    /// Entries that are not the node's standing any more are stale.
     heap: BinaryHeap<Reverse<(Cost, NodeIndex)>>,
-    pub fruitless: Fruitless,
+    standings: Vec<Standing>,
 }
 
 impl Search {
@@ -131,44 +147,33 @@ impl Search {
     pub fn new(snapshot: &mut Snapshot, view: &mut View, allowances: &mut Allowances) -> Search {
         let mut search = Search {
             heap: BinaryHeap::new(),
-            fruitless: Fruitless::default(),
+            standings: Vec::new(),
         };
-        let lower = snapshot
-            .priorities
-            .range(..view.class.priority)
-            .next()
-            .is_some();
         for node in 0..snapshot.nodes.len() {
-            if !snapshot.nodes[node].present {
-                continue;
-            }
-            let resolvable = view.refusal().is_none()
-                && view
-                    .rejection(snapshot, node)
-                    .is_some_and(|rejection| rejection.is_resolvable());
-            if !resolvable {
-                search.fruitless.not_helpful += 1;
-                continue;
-            }
-            let leaving = || snapshot.nodes[node].pods.iter().any(PlacedPod::is_leaving);
-            if !lower && !leaving() {
-                search.fruitless.no_victims += 1;
-                continue;
-            }
-            search.look_again(snapshot, view, allowances, node);
+            search.look(snapshot, view, allowances, node);
         }
         search
     }
 
-    fn note(&mut self, outcome: Outcome, node: NodeIndex) {
-        match outcome {
-            Outcome::Candidate(cost, _) => self.heap.push(Reverse((cost, node))),
-            Outcome::NoVictims => self.fruitless.no_victims += 1,
-            Outcome::Still(rejection) => self.fruitless.still.add(rejection),
+    /// Finds a node's standing anew. The view has caught up.
+    pub fn look(
+        &mut self,
+        snapshot: &mut Snapshot,
+        view: &mut View,
+        allowances: &mut Allowances,
+        node: NodeIndex,
+    ) {
+        let standing = stand(snapshot, view, allowances, node);
+        if let Standing::Candidate(cost) = standing {
+            self.heap.push(Reverse((cost, node)));
         }
+        if self.standings.len() <= node {
+            self.standings.resize(node + 1, Standing::Absent);
+        }
+        self.standings[node] = standing;
     }
 
-    /// The cheapest node and its victims; they are doomed, and what budgets allow shrinks.
+    /// The cheapest node and its victims; they are doomed, and what budgets allow shrinks. Look at the node again when the pod is nominated to it.
     pub fn take(
         &mut self,
         snapshot: &mut Snapshot,
@@ -176,22 +181,28 @@ impl Search {
         allowances: &mut Allowances,
     ) -> Option<(NodeIndex, Vec<Victim>)> {
         while let Some(Reverse((cost, node))) = self.heap.pop() {
+            if self.standings[node] != Standing::Candidate(cost) {
+                continue;
+            }
             let (now, victims) = match evaluate(snapshot, view, allowances, node) {
                 Outcome::Candidate(now, victims) => (now, victims),
-                other => {
-                    self.note(other, node);
+                Outcome::NoVictims => {
+                    self.standings[node] = Standing::NoVictims;
+                    continue;
+                }
+                Outcome::Still(rejection) => {
+                    self.standings[node] = Standing::Still(rejection);
                     continue;
                 }
             };
             if now > cost {
+                self.standings[node] = Standing::Candidate(now);
                 self.heap.push(Reverse((now, node)));
                 continue;
             }
             for victim in &victims {
-                let pod = snapshot.nodes[node]
-                    .pods
-                    .iter()
-                    .find(|pod| pod.uid == victim.uid);
+                let pods = &snapshot.nodes[node].pods;
+                let pod = pods.iter().find(|pod| pod.uid == victim.uid);
                 let pod = pod.expect("a victim is a pod of the node").clone();
                 allowances.spend(snapshot, &pod);
                 snapshot.doom(&victim.uid);
@@ -201,16 +212,41 @@ impl Search {
         None
     }
 
-    /// Looks at a node that is not among the candidates (any more).
-    pub fn look_again(
-        &mut self,
-        snapshot: &mut Snapshot,
-        view: &mut View,
-        allowances: &mut Allowances,
-        node: NodeIndex,
-    ) {
-        let outcome = evaluate(snapshot, view, allowances, node);
-        self.note(outcome, node);
+    /// What is said when no candidate is left.
+    pub fn fruitless(&self) -> Fruitless {
+        let mut fruitless = Fruitless::default();
+        for standing in &self.standings {
+            match standing {
+                Standing::Absent => {}
+                Standing::NotHelpful => fruitless.not_helpful += 1,
+                Standing::NoVictims | Standing::Candidate(_) => fruitless.no_victims += 1,
+                Standing::Still(rejection) => fruitless.still.add(rejection.clone()),
+            }
+        }
+        fruitless
+    }
+}
+
+fn stand(
+    snapshot: &mut Snapshot,
+    view: &mut View,
+    allowances: &mut Allowances,
+    node: NodeIndex,
+) -> Standing {
+    if !snapshot.nodes[node].present {
+        return Standing::Absent;
+    }
+    let resolvable = view.refusal().is_none()
+        && view
+            .rejection(snapshot, node)
+            .is_some_and(|rejection| rejection.is_resolvable());
+    if !resolvable {
+        return Standing::NotHelpful;
+    }
+    match evaluate(snapshot, view, allowances, node) {
+        Outcome::Candidate(cost, _) => Standing::Candidate(cost),
+        Outcome::NoVictims => Standing::NoVictims,
+        Outcome::Still(rejection) => Standing::Still(rejection),
     }
 }
 

@@ -471,7 +471,7 @@ fn leave(snapshot: &mut Snapshot, lot: &Lot, run: &mut Run) {
                 .allowances
                 .take()
                 .unwrap_or_else(|| Allowances::new(snapshot));
-            let mut search = Search::new(snapshot, &mut view, &mut allowances);
+            let mut search = view.search(snapshot, &mut allowances);
             while let Some((pod, rest)) = waiting.split_first() {
                 let Some((node, victims)) = search.take(snapshot, &mut view, &mut allowances)
                 else {
@@ -480,7 +480,7 @@ fn leave(snapshot: &mut Snapshot, lot: &Lot, run: &mut Run) {
                 let name = snapshot.nodes[node].name.clone();
                 snapshot.nominate(&pod.uid, lot.class, &name);
                 view.catch_up(snapshot);
-                search.look_again(snapshot, &mut view, &mut allowances, node);
+                search.look(snapshot, &mut view, &mut allowances, node);
                 let decision = Decision::Preempt {
                     node: name,
                     victims,
@@ -491,10 +491,10 @@ fn leave(snapshot: &mut Snapshot, lot: &Lot, run: &mut Run) {
             }
             run.allowances = Some(allowances);
             if !waiting.is_empty() {
-                why.preemption = search
-                    .fruitless
-                    .message(snapshot.node_count(), &snapshot.space);
+                let fruitless = search.fruitless();
+                why.preemption = fruitless.message(snapshot.node_count(), &snapshot.space);
             }
+            view.keep_search(snapshot, search);
         }
     }
     snapshot.keep_view(view);
@@ -738,7 +738,7 @@ fn preempt_for_gang(
             snapshot.nominate(&pod.uid, &pod.class, &name);
             view.catch_up(snapshot);
             if let Some(search) = searches.get_mut(&address(&pod.class)) {
-                search.look_again(snapshot, &mut view, &mut allowances, node);
+                search.look(snapshot, &mut view, &mut allowances, node);
             }
             let decision = Decision::Preempt {
                 node: name,

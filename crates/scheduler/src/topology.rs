@@ -545,7 +545,8 @@ impl Topology {
             present &= counts.of(domain) > 0;
         }
         // The first of a series of pods that want to be together may go anywhere.
-        if !present && !(self.affine_count == 0 && self.affine_to_itself) {
+        let first = self.affine_count == 0 && self.affine_to_itself;
+        if !present && !first {
             return Some(Rejection::PodAffinity);
         }
         if self.anti.iter().any(|counts| counts.at(snapshot, node) > 0) {

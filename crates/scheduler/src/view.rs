@@ -20,6 +20,7 @@ use crate::diagnosis::{Diagnosis, Refusals};
 use crate::domains::{Domain, KeyIndex};
 use crate::filter::{self, Rejection};
 use crate::log::Change;
+use crate::preemption::{Allowances, Search};
 use crate::profile::{Profile, Rule};
 use crate::score::{self, FULL, Scorer, normalized};
 use crate::snapshot::{NodeIndex, Snapshot, address};
@@ -104,7 +105,17 @@ pub(crate) struct View {
     groups: Vec<Group>,
     group_of: HashMap<Standing, u32>,
     vacant_groups: Vec<u32>,
-    diagnosis: Option<(u64, Arc<Diagnosis>)>,
+    known: Option<Known>,
+    /// Candidates for preemption, as of a position of the log.
+    search: Option<(u64, Search)>,
+}
+
+/// The latest diagnosis, and each node's part in it.
+#[derive(Debug)]
+struct Known {
+    position: u64,
+    by_node: Vec<Option<Rejection>>,
+    diagnosis: Arc<Diagnosis>,
 }
 
 impl View {
@@ -159,7 +170,8 @@ impl View {
             groups: Vec::new(),
             group_of: HashMap::new(),
             vacant_groups: Vec::new(),
-            diagnosis: None,
+            known: None,
+            search: None,
         };
         if view.refusal.is_none() {
             view.evaluate_all(snapshot);
@@ -644,18 +656,39 @@ impl View {
             .or_else(|| self.topology.as_ref()?.rejection(snapshot, profile, node))
     }
 
-    /// Why the class has no node, counted over all nodes. Kept as long as nothing changes.
+    /// Why the class has no node, counted over all nodes. The view has caught up. Only nodes that changed are asked again.
     pub fn diagnose(&mut self, snapshot: &Snapshot) -> Arc<Diagnosis> {
-        if let Some((position, diagnosis)) = &self.diagnosis
-            && *position == self.position
-        {
-            return diagnosis.clone();
-        }
-        let mut refusals = Refusals::default();
+        // A rule about other pods may turn anywhere.
+        let known = self.known.take().filter(|_| !self.minds_others());
+        let changed = known
+            .as_ref()
+            .and_then(|known| snapshot.log.nodes_since(known.position));
+        let (mut by_node, mut refusals, changed) = match (known, changed) {
+            (Some(known), Some(changed)) if changed.is_empty() => {
+                let diagnosis = known.diagnosis.clone();
+                self.known = Some(known);
+                return diagnosis;
+            }
+            (Some(known), Some(changed)) => {
+                (known.by_node, known.diagnosis.refusals.clone(), changed)
+            }
+            _ => (
+                Vec::new(),
+                Refusals::default(),
+                (0..snapshot.nodes.len()).collect(),
+            ),
+        };
+        by_node.resize(snapshot.nodes.len(), None);
         if self.refusal.is_none() {
-            for (index, _) in snapshot.nodes() {
-                if let Some(rejection) = self.rejection(snapshot, index) {
-                    refusals.add(rejection);
+            for node in changed {
+                if let Some(before) = by_node[node].take() {
+                    refusals.remove(&before);
+                }
+                if snapshot.nodes[node].present
+                    && let Some(rejection) = self.rejection(snapshot, node)
+                {
+                    refusals.add(rejection.clone());
+                    by_node[node] = Some(rejection);
                 }
             }
         }
@@ -665,8 +698,34 @@ impl View {
             refusals,
             preemption: String::new(),
         });
-        self.diagnosis = Some((self.position, diagnosis.clone()));
+        self.known = Some(Known {
+            position: snapshot.log.end(),
+            by_node,
+            diagnosis: diagnosis.clone(),
+        });
         diagnosis
+    }
+
+    /// The candidates for preemption, kept from before where nothing but single nodes can have changed them.
+    pub fn search(&mut self, snapshot: &mut Snapshot, allowances: &mut Allowances) -> Search {
+        let kept = self
+            .search
+            .take()
+            .filter(|_| !self.minds_others() && self.needs.is_none() && allowances.is_empty());
+        if let Some((position, mut search)) = kept
+            && let Some(changed) = snapshot.log.nodes_since(position)
+        {
+            for node in changed {
+                search.look(snapshot, self, allowances, node);
+            }
+            return search;
+        }
+        Search::new(snapshot, self, allowances)
+    }
+
+    /// Keeps the candidates for the next time; they are up to date.
+    pub fn keep_search(&mut self, snapshot: &Snapshot, search: Search) {
+        self.search = Some((snapshot.log.end(), search));
     }
 
     pub fn refusal(&self) -> Option<&str> {

@@ -19,6 +19,9 @@ use crate::loops::Context;
 
 /// Plans above this many pods times nodes leave the runtime's thread to others.
 const INLINE_WORK_MAX: usize = 200_000;
+/// How long the solver may look for a better plan where pods do not all fit.
+const SEARCH_BASE: std::time::Duration = std::time::Duration::from_millis(5);
+const SEARCH_PER_POD: std::time::Duration = std::time::Duration::from_micros(200);
 /// Binds under way at once.
 const PARALLEL_BINDS: usize = 64;
 /// Status writes and evictions under way at once: apart from the binds, so that a crowd that waits does not hold up those that go.
@@ -345,7 +348,10 @@ impl Turn {
     }
 
     async fn plan(&mut self, pending: &[PendingPod]) -> Plan {
-        let until = Instant::now() + self.options.plan_time_max;
+        // A small batch is not searched for longer than it is worth: others wait meanwhile.
+        let worth = SEARCH_BASE
+            + SEARCH_PER_POD.saturating_mul(u32::try_from(pending.len()).unwrap_or(u32::MAX));
+        let until = Instant::now() + self.options.plan_time_max.min(worth);
         let profiles = self.options.configuration.profiles.clone();
         let compute = move |snapshot: &mut Snapshot, pending: &[PendingPod]| {
             let stop = move || Instant::now() >= until;

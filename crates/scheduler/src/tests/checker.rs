@@ -15,8 +15,8 @@ fn thousandths(quantity: &Value) -> i128 {
     match &text[digits.len()..] {
         "m" => number,
         "" => number * 1000,
-        "Mi" => number * 1000 << 20,
-        "Gi" => number * 1000 << 30,
+        "Mi" => (number * 1000) << 20,
+        "Gi" => (number * 1000) << 30,
         "M" => number * 1_000_000_000,
         other => panic!("suffix {other}"),
     }

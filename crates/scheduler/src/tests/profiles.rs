@@ -91,7 +91,7 @@ fn images_that_are_there_draw_pods() {
         json!("registry.example/app"),
     );
     assert_eq!(
-        placed_by(Profile::default(), &mut view, &[app.clone()]),
+        placed_by(Profile::default(), &mut view, std::slice::from_ref(&app)),
         ["b"]
     );
     let blind = Profile {
