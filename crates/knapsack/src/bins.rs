@@ -19,6 +19,7 @@ mod bound;
 mod check;
 mod colgen;
 mod exact_fit;
+mod factor;
 mod greedy;
 mod instance;
 //mod local;

@@ -129,7 +129,7 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
             }
             if std::env::var("T").is_ok() {
                 let m = &self.master;
-                eprintln!("cols {} pivots {} value {:.3} added {added} smoothing {smoothing}", m.columns(), m.total, m.value());
+                eprintln!("cols {} value {:.3} added {added} smoothing {smoothing}", m.columns(), m.value());
             }
             if added > 0 {
                 continue;

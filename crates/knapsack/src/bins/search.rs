@@ -81,6 +81,9 @@ fn generate<const W: usize>(instance: &Instance<W>, best: &mut Incumbent, option
     columns.solve_root(best.count, budget);
     best.lower_bound = best.lower_bound.max(columns.lower_bound);
     let mut shake = 0.0;
+    if std::env::var("T").is_ok() {
+        eprintln!("root end cpu {}", std::fs::read_to_string("/proc/thread-self/schedstat").unwrap().trim());
+    }
     while !best.is_optimal() && !budget.exhausted() {
         let mut bins = columns.dive(best.count - 1, shake, budget);
         let mut left = instance.counts.clone();
@@ -88,6 +91,9 @@ fn generate<const W: usize>(instance: &Instance<W>, best: &mut Incumbent, option
             for &(kind, copies) in pattern {
                 left[kind as usize] -= copies * times;
             }
+        }
+        if std::env::var("T").is_ok() {
+            eprintln!("dive fixed {} left {} of best {} lb {} cpu {}", bins.iter().map(|b| b.1).sum::<u64>(), left.iter().sum::<u64>(), best.count, best.lower_bound, std::fs::read_to_string("/proc/thread-self/schedstat").unwrap().trim());
         }
         for score in Score::ALL {
             let mut left = left.clone();
