@@ -185,8 +185,7 @@ fn cover<const W: usize>(instance: &Instance<W>, contents: &[Pattern], budget: &
         random: Random(0x5EED | 1),
     };
     for _ in 0..ATTEMPTS_MAX {
-        let r = cover.search(budget); if std::env::var("T").is_ok() { eprintln!("cover {r:?} chosen {} branches {}", cover.chosen.len(), cover.branches); }
-        match r {
+        match cover.search(budget) {
             Some(true) => return Some(cover.chosen.iter().map(|&index| (contents[index as usize].clone(), 1)).collect()),
             Some(false) => return None,
             None => {}

@@ -160,7 +160,8 @@ impl Master {
                 self.refresh();
                 return true;
             };
-            self.pivot(position, entering, &direction, reduced_cost);
+            let row = self.row(position);
+            self.pivot(position, entering, &direction, &row, reduced_cost);
         }
         true
     }
@@ -208,7 +209,7 @@ impl Master {
                 self.refresh();
                 return false;
             }
-            self.pivot(position, entering, &direction, reduced_cost);
+            self.pivot(position, entering, &direction, &row, reduced_cost);
         }
         false
     }
@@ -236,15 +237,14 @@ impl Master {
         row
     }
 
-    fn pivot(&mut self, position: usize, entering: Variable, direction: &[f64], reduced_cost: f64) {
+    fn pivot(&mut self, position: usize, entering: Variable, direction: &[f64], row: &[f64], reduced_cost: f64) {
         let step = self.values[position] / direction[position];
         for (value, along) in self.values.iter_mut().zip(direction) {
             *value -= step * along;
         }
         self.values[position] = step;
         let price_step = reduced_cost / direction[position];
-        let row = self.row(position);
-        for (price, inverse) in self.prices.iter_mut().zip(&row) {
+        for (price, inverse) in self.prices.iter_mut().zip(row) {
             *price += price_step * inverse;
         }
         self.factors.exchange(position, direction);
