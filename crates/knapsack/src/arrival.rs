@@ -67,7 +67,7 @@ pub struct Placement {
 pub enum ArrivalError {
     #[error("{what} has {actual} resources, and the first node has {expected}")]
     DimensionCount { what: &'static str, expected: usize, actual: usize },
-    #[error("{0} holds a negative number")]
+    #[error("{0} holds a number that is negative or too large")]
     Negative(&'static str),
     #[error("node {0} does not exist")]
     NoNode(usize),
@@ -94,7 +94,8 @@ impl Fleet {
         let dimensions = nodes.first().map_or(0, |node| node.capacity.len());
         for node in &nodes {
             check_length("a node", dimensions, node.capacity.len())?;
-            if node.capacity.iter().chain(&node.devices).any(|&number| number < 0) {
+            let parts = node.devices.iter().try_fold(0i64, |sum, &parts| sum.checked_add(parts));
+            if parts.is_none() || node.capacity.iter().chain(&node.devices).any(|&number| number < 0) {
                 return Err(ArrivalError::Negative("a node"));
             }
         }
@@ -150,10 +151,11 @@ impl Fleet {
         check_request(whole.capacity.len(), request)?;
         let mut left = self.left[node].clone();
         for (dimension, size) in request.size.iter().enumerate() {
-            left.capacity[dimension] += size;
+            left.capacity[dimension] = left.capacity[dimension].saturating_add(*size);
         }
         for &device in &placement.devices {
-            *left.devices.get_mut(device).ok_or(ArrivalError::NotPlaced(node))? += request.device_share;
+            let parts = left.devices.get_mut(device).ok_or(ArrivalError::NotPlaced(node))?;
+            *parts = parts.saturating_add(request.device_share);
         }
         let over = left.capacity.iter().chain(&left.devices).zip(whole.capacity.iter().chain(&whole.devices)).any(|(left, whole)| left > whole);
         if over || placement.devices.len() != request.device_count as usize {
@@ -187,3 +189,6 @@ fn check_request(dimensions: usize, request: &Request) -> Result<(), ArrivalErro
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,14 +85,4 @@ impl<const W: usize> Packed<W> {
         }
         missing == 0
     }
-
-    /// The sum; the caller knows that no field exceeds its capacity.
-    #[inline(always)]
-    pub(super) fn plus(&self, size: &Self) -> Self {
-        let mut words = self.0;
-        for word in 0..W {
-            words[word] = words[word].wrapping_add(size.0[word]);
-        }
-        Packed(words)
-    }
 }

@@ -255,8 +255,8 @@ impl<const W: usize> Pricer<W> {
 
     fn descend(&mut self, from: usize, to: usize, rest: Packed<W>, room: usize, room_exact: f64, value: u64, budget: &mut Budget) {
         self.nodes = self.nodes.saturating_add(1);
-        budget.spend(4);
-        if self.nodes.is_multiple_of(NODES_PER_QUESTION) && budget.exhausted() {
+        budget.spend(4 + (to - from) as u64 / 4);
+        if budget.exhausted() {
             self.nodes = u64::MAX;
         }
         if self.nodes > self.nodes_max {
@@ -334,6 +334,3 @@ impl<const W: usize> Pricer<W> {
 
 /// Copies of one type that the table counts one by one.
 const TABLE_COPIES_MAX: u32 = 8;
-
-/// Nodes between two looks at the budget.
-const NODES_PER_QUESTION: u64 = 1_024;
