@@ -66,7 +66,11 @@ pub struct Placement {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ArrivalError {
     #[error("{what} has {actual} resources, and the first node has {expected}")]
-    DimensionCount { what: &'static str, expected: usize, actual: usize },
+    DimensionCount {
+        what: &'static str,
+        expected: usize,
+        actual: usize,
+    },
     #[error("{0} holds a number that is negative or too large")]
     Negative(&'static str),
     #[error("node {0} does not exist")]
@@ -90,12 +94,25 @@ impl Fleet {
     ///
     /// # Errors
     /// [`ArrivalError`] if lengths differ or a number is negative.
-    pub fn new(nodes: Vec<Node>, expected: Vec<Expected>, policy: Policy) -> Result<Fleet, ArrivalError> {
+    pub fn new(
+        nodes: Vec<Node>,
+        expected: Vec<Expected>,
+        policy: Policy,
+    ) -> Result<Fleet, ArrivalError> {
         let dimensions = nodes.first().map_or(0, |node| node.capacity.len());
         for node in &nodes {
             check_length("a node", dimensions, node.capacity.len())?;
-            let parts = node.devices.iter().try_fold(0i64, |sum, &parts| sum.checked_add(parts));
-            if parts.is_none() || node.capacity.iter().chain(&node.devices).any(|&number| number < 0) {
+            let parts = node
+                .devices
+                .iter()
+                .try_fold(0i64, |sum, &parts| sum.checked_add(parts));
+            if parts.is_none()
+                || node
+                    .capacity
+                    .iter()
+                    .chain(&node.devices)
+                    .any(|&number| number < 0)
+            {
                 return Err(ArrivalError::Negative("a node"));
             }
         }
@@ -106,7 +123,12 @@ impl Fleet {
         for (index, node) in nodes.iter().enumerate() {
             states.put(State::of(node), index);
         }
-        Ok(Fleet { left: nodes.clone(), nodes, states, kinds: HashMap::new() })
+        Ok(Fleet {
+            left: nodes.clone(),
+            nodes,
+            states,
+            kinds: HashMap::new(),
+        })
     }
 
     /// Places an item where it costs the least; `None` if it fits nowhere.
@@ -114,7 +136,10 @@ impl Fleet {
     /// # Errors
     /// [`ArrivalError`] if the request's length differs or a number is negative.
     pub fn place(&mut self, request: &Request) -> Result<Option<Placement>, ArrivalError> {
-        check_request(self.nodes.first().map_or(0, |node| node.capacity.len()), request)?;
+        check_request(
+            self.nodes.first().map_or(0, |node| node.capacity.len()),
+            request,
+        )?;
         if self.kinds.len() >= KINDS_MAX && !self.kinds.contains_key(request) {
             self.kinds.clear();
             self.states.forget_costs();
@@ -124,7 +149,9 @@ impl Fleet {
             Some(&kind) => kind,
             None => *self.kinds.entry(request.clone()).or_insert(next_kind),
         };
-        let Some((from, step)) = self.states.best(kind, request) else { return Ok(None) };
+        let Some((from, step)) = self.states.best(kind, request) else {
+            return Ok(None);
+        };
         let node = self.states.take(from);
         let left = &mut self.left[node];
         for (left, size) in left.capacity.iter_mut().zip(&request.size) {
@@ -132,7 +159,8 @@ impl Fleet {
         }
         let mut devices = Vec::with_capacity(step.device_lefts.len());
         for &device_left in &step.device_lefts {
-            let device = (0..left.devices.len()).find(|device| left.devices[*device] == device_left && !devices.contains(device));
+            let device = (0..left.devices.len())
+                .find(|device| left.devices[*device] == device_left && !devices.contains(device));
             let device = device.expect("a state lists what its nodes' devices have left");
             left.devices[device] -= request.device_share;
             devices.push(device);
@@ -145,7 +173,11 @@ impl Fleet {
     ///
     /// # Errors
     /// [`ArrivalError`] if the node cannot have held it.
-    pub fn release(&mut self, request: &Request, placement: &Placement) -> Result<(), ArrivalError> {
+    pub fn release(
+        &mut self,
+        request: &Request,
+        placement: &Placement,
+    ) -> Result<(), ArrivalError> {
         let node = placement.node;
         let whole = self.nodes.get(node).ok_or(ArrivalError::NoNode(node))?;
         check_request(whole.capacity.len(), request)?;
@@ -154,10 +186,18 @@ impl Fleet {
             left.capacity[dimension] = left.capacity[dimension].saturating_add(*size);
         }
         for &device in &placement.devices {
-            let parts = left.devices.get_mut(device).ok_or(ArrivalError::NotPlaced(node))?;
+            let parts = left
+                .devices
+                .get_mut(device)
+                .ok_or(ArrivalError::NotPlaced(node))?;
             *parts = parts.saturating_add(request.device_share);
         }
-        let over = left.capacity.iter().chain(&left.devices).zip(whole.capacity.iter().chain(&whole.devices)).any(|(left, whole)| left > whole);
+        let over = left
+            .capacity
+            .iter()
+            .chain(&left.devices)
+            .zip(whole.capacity.iter().chain(&whole.devices))
+            .any(|(left, whole)| left > whole);
         if over || placement.devices.len() != request.device_count as usize {
             return Err(ArrivalError::NotPlaced(node));
         }
@@ -179,7 +219,15 @@ impl Fleet {
 }
 
 fn check_length(what: &'static str, expected: usize, actual: usize) -> Result<(), ArrivalError> {
-    if expected == actual { Ok(()) } else { Err(ArrivalError::DimensionCount { what, expected, actual }) }
+    if expected == actual {
+        Ok(())
+    } else {
+        Err(ArrivalError::DimensionCount {
+            what,
+            expected,
+            actual,
+        })
+    }
 }
 
 fn check_request(dimensions: usize, request: &Request) -> Result<(), ArrivalError> {

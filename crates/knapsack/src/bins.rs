@@ -55,7 +55,11 @@ pub struct BinOptions<'a> {
 
 impl Default for BinOptions<'_> {
     fn default() -> Self {
-        BinOptions { work_max: 20_000_000, seed: 1, stop: None }
+        BinOptions {
+            work_max: 20_000_000,
+            seed: 1,
+            stop: None,
+        }
     }
 }
 
@@ -88,15 +92,28 @@ impl BinPacking {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BinError {
     #[error("item {item} has {actual} sizes, and bins have {expected} dimensions")]
-    DimensionCount { item: usize, expected: usize, actual: usize },
+    DimensionCount {
+        item: usize,
+        expected: usize,
+        actual: usize,
+    },
     #[error("a bin has {0} dimensions, and {DIMENSION_MAX} is the most")]
     TooManyDimensions(usize),
     #[error("capacity {value} in dimension {dimension} is negative")]
     NegativeCapacity { dimension: usize, value: i64 },
     #[error("size {value} of item {item} in dimension {dimension} is negative")]
-    NegativeSize { item: usize, dimension: usize, value: i64 },
+    NegativeSize {
+        item: usize,
+        dimension: usize,
+        value: i64,
+    },
     #[error("item {item} needs {size} in dimension {dimension}, and a bin has {capacity}")]
-    LargerThanBin { item: usize, dimension: usize, size: i64, capacity: i64 },
+    LargerThanBin {
+        item: usize,
+        dimension: usize,
+        size: i64,
+        capacity: i64,
+    },
     #[error("the items number more than 2^63")]
     TooManyItems,
 }
@@ -127,7 +144,13 @@ impl<'a> Budget<'a> {
     const ASK_EVERY: u64 = 16_384;
 
     pub(crate) fn new(options: &BinOptions<'a>) -> Self {
-        Budget { done: 0, limit: options.work_max, ask_at: Self::ASK_EVERY, stop: options.stop, stopped: false }
+        Budget {
+            done: 0,
+            limit: options.work_max,
+            ask_at: Self::ASK_EVERY,
+            stop: options.stop,
+            stopped: false,
+        }
     }
 
     #[inline]

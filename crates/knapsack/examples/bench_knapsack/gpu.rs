@@ -21,21 +21,28 @@ const SEEDS: u64 = 10;
 const ASKED_PERCENT: i64 = 130;
 
 pub fn run(context: &Context) -> Vec<Row> {
-    let Some(folder) = context.folder("openb") else { return Vec::new() };
+    let Some(folder) = context.folder("openb") else {
+        return Vec::new();
+    };
     let published = published(&folder.join("fgd_gpu_allocation_at_130.csv"));
     let mut models = Models::default();
     let nodes = nodes(&folder.join("openb_node_list_gpu_node.csv"), &mut models);
     let mut rows = Vec::new();
     for path in files(&folder) {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let Some(list) = name.strip_prefix("openb_pod_list_") else { continue };
+        let Some(list) = name.strip_prefix("openb_pod_list_") else {
+            continue;
+        };
         let pods = pods(&path, &mut models);
         let expected = distribution(&pods);
         let mut shares: [Vec<f64>; 2] = Default::default();
         let mut micros = Vec::new();
         for seed in 0..SEEDS.min(context.limit as u64) {
             let sequence = draw(&nodes, &pods, seed);
-            for (shares, policy) in shares.iter_mut().zip([Policy::Foresight, Policy::FragmentationGradient]) {
+            for (shares, policy) in shares
+                .iter_mut()
+                .zip([Policy::Foresight, Policy::FragmentationGradient])
+            {
                 let (share, times) = arrive(&nodes, &expected, &sequence, policy);
                 shares.push(share);
                 if policy == Policy::Foresight {
@@ -45,7 +52,12 @@ pub fn run(context: &Context) -> Vec<Row> {
         }
         let [ours, fgd] = shares;
         if context.verbose {
-            println!("openb {list}: {:.3}% here, {:.3}% FGD here, published {:?}", mean(&ours), mean(&fgd), published.get(&name));
+            println!(
+                "openb {list}: {:.3}% here, {:.3}% FGD here, published {:?}",
+                mean(&ours),
+                mean(&fgd),
+                published.get(&name)
+            );
         }
         let row = |peer: &str, peers: Vec<f64>, target| Row {
             name: format!("openb GPU arrival {list} (peer: {peer})"),
@@ -59,7 +71,14 @@ pub fn run(context: &Context) -> Vec<Row> {
         if let Some(&published) = published.get(&name) {
             rows.push(row("FGD, published", vec![published], Some(published)));
         }
-        rows.push(Row { name: format!("openb GPU arrival {list}: one decision"), unit: "us", samples: micros, peer: Vec::new(), target: Some(100.0), smaller_is_better: true });
+        rows.push(Row {
+            name: format!("openb GPU arrival {list}: one decision"),
+            unit: "us",
+            samples: micros,
+            peer: Vec::new(),
+            target: Some(100.0),
+            smaller_is_better: true,
+        });
     }
     rows
 }
@@ -77,18 +96,33 @@ impl Models {
 
 fn lines(path: &Path) -> Vec<Vec<String>> {
     let text = std::fs::read_to_string(path).unwrap();
-    text.lines().skip(1).map(|line| line.split(',').map(|field| field.trim().to_owned()).collect()).collect()
+    text.lines()
+        .skip(1)
+        .map(|line| {
+            line.split(',')
+                .map(|field| field.trim().to_owned())
+                .collect()
+        })
+        .collect()
 }
 
 fn published(path: &Path) -> HashMap<String, f64> {
-    lines(path).into_iter().filter(|line| line[1].contains("FGD")).map(|line| (line[0].clone(), line[3].parse().unwrap())).collect()
+    lines(path)
+        .into_iter()
+        .filter(|line| line[1].contains("FGD"))
+        .map(|line| (line[0].clone(), line[3].parse().unwrap()))
+        .collect()
 }
 
 fn nodes(path: &Path, models: &mut Models) -> Vec<Node> {
     let number = |field: &String| field.parse::<i64>().unwrap();
     lines(path)
         .iter()
-        .map(|line| Node { capacity: vec![number(&line[1]), number(&line[2])], devices: vec![1000; number(&line[3]) as usize], class: models.number(&line[4]) })
+        .map(|line| Node {
+            capacity: vec![number(&line[1]), number(&line[2])],
+            devices: vec![1000; number(&line[3]) as usize],
+            class: models.number(&line[4]),
+        })
         .collect()
 }
 
@@ -98,11 +132,21 @@ fn pods(path: &Path, models: &mut Models) -> Vec<Request> {
         .iter()
         .map(|line| {
             let device_count = number(&line[3]) as u32;
-            let classes: Vec<u32> = line.get(5).map_or("", String::as_str).split('|').filter(|model| !model.is_empty()).map(|model| models.number(model)).collect();
+            let classes: Vec<u32> = line
+                .get(5)
+                .map_or("", String::as_str)
+                .split('|')
+                .filter(|model| !model.is_empty())
+                .map(|model| models.number(model))
+                .collect();
             Request {
                 size: vec![number(&line[1]), number(&line[2])],
                 device_count,
-                device_share: if device_count == 0 { 0 } else { number(&line[4]) },
+                device_share: if device_count == 0 {
+                    0
+                } else {
+                    number(&line[4])
+                },
                 classes: (!classes.is_empty()).then_some(classes),
             }
         })
@@ -116,7 +160,10 @@ fn distribution(pods: &[Request]) -> Vec<Expected> {
     for pod in pods {
         let index = *place.entry(pod).or_insert(expected.len());
         if index == expected.len() {
-            expected.push(Expected { request: pod.clone(), weight: 0.0 });
+            expected.push(Expected {
+                request: pod.clone(),
+                weight: 0.0,
+            });
         }
         expected[index].weight += 1.0;
     }
@@ -154,7 +201,12 @@ fn draw(nodes: &[Node], pods: &[Request], seed: u64) -> Vec<Request> {
 }
 
 /// The percentage of device parts in use at the end, and the time of every decision in microseconds.
-fn arrive(nodes: &[Node], expected: &[Expected], sequence: &[Request], policy: Policy) -> (f64, Vec<f64>) {
+fn arrive(
+    nodes: &[Node],
+    expected: &[Expected],
+    sequence: &[Request],
+    policy: Policy,
+) -> (f64, Vec<f64>) {
     let mut fleet = Fleet::new(nodes.to_vec(), expected.to_vec(), policy).unwrap();
     let mut left = nodes.to_vec();
     let mut micros = Vec::with_capacity(sequence.len());
@@ -164,15 +216,30 @@ fn arrive(nodes: &[Node], expected: &[Expected], sequence: &[Request], policy: P
         micros.push(started.elapsed().as_nanos() as f64 / 1000.0);
         verify(&mut left, pod, placement.as_ref());
     }
-    (100.0 - parts_of(&left) as f64 / parts_of(nodes) as f64 * 100.0, micros)
+    (
+        100.0 - parts_of(&left) as f64 / parts_of(nodes) as f64 * 100.0,
+        micros,
+    )
 }
 
 /// Carries the placement out on a ledger of its own, and refuses what does not fit; a pod that fits somewhere must be placed.
 fn verify(left: &mut [Node], pod: &Request, placement: Option<&Placement>) {
     let suits = |node: &Node| {
-        node.capacity.iter().zip(&pod.size).all(|(left, size)| left >= size)
-            && node.devices.iter().filter(|&&left| left >= pod.device_share).count() >= pod.device_count as usize
-            && (pod.device_count == 0 || pod.classes.as_ref().is_none_or(|classes| classes.contains(&node.class)))
+        node.capacity
+            .iter()
+            .zip(&pod.size)
+            .all(|(left, size)| left >= size)
+            && node
+                .devices
+                .iter()
+                .filter(|&&left| left >= pod.device_share)
+                .count()
+                >= pod.device_count as usize
+            && (pod.device_count == 0
+                || pod
+                    .classes
+                    .as_ref()
+                    .is_none_or(|classes| classes.contains(&node.class)))
     };
     let Some(placement) = placement else {
         assert!(!left.iter().any(suits), "a pod that fits was not placed");
@@ -183,7 +250,11 @@ fn verify(left: &mut [Node], pod: &Request, placement: Option<&Placement>) {
     let mut devices = placement.devices.clone();
     devices.sort_unstable();
     devices.dedup();
-    assert_eq!(devices.len(), pod.device_count as usize, "a pod got another number of devices");
+    assert_eq!(
+        devices.len(),
+        pod.device_count as usize,
+        "a pod got another number of devices"
+    );
     for (left, size) in node.capacity.iter_mut().zip(&pod.size) {
         *left -= size;
     }

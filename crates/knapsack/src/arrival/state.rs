@@ -46,23 +46,45 @@ impl State {
     pub(super) fn of(node: &Node) -> State {
         let mut devices = node.devices.clone();
         devices.sort_unstable_by(|a, b| b.cmp(a));
-        State { class: node.class, capacity: node.capacity.clone(), devices }
+        State {
+            class: node.class,
+            capacity: node.capacity.clone(),
+            devices,
+        }
     }
 
     pub(super) fn fits(&self, request: &Request) -> bool {
         self.admits(request)
-            && request.size.iter().zip(&self.capacity).all(|(size, left)| size <= left)
-            && self.devices.iter().filter(|&&left| left >= request.device_share).count() >= request.device_count as usize
+            && request
+                .size
+                .iter()
+                .zip(&self.capacity)
+                .all(|(size, left)| size <= left)
+            && self
+                .devices
+                .iter()
+                .filter(|&&left| left >= request.device_share)
+                .count()
+                >= request.device_count as usize
     }
 
     pub(super) fn admits(&self, request: &Request) -> bool {
-        request.device_count == 0 || request.classes.as_ref().is_none_or(|classes| classes.contains(&self.class))
+        request.device_count == 0
+            || request
+                .classes
+                .as_ref()
+                .is_none_or(|classes| classes.contains(&self.class))
     }
 
     /// The ways to take the request's devices: for one share each different device, for several the fullest that will do.
     pub(super) fn choices(&self, request: &Request) -> Vec<Vec<i64>> {
         let count = request.device_count as usize;
-        let mut will_do: Vec<i64> = self.devices.iter().copied().filter(|&left| left >= request.device_share).collect();
+        let mut will_do: Vec<i64> = self
+            .devices
+            .iter()
+            .copied()
+            .filter(|&left| left >= request.device_share)
+            .collect();
         match count {
             0 => vec![Vec::new()],
             1 => {
@@ -79,7 +101,11 @@ impl State {
             *left -= size;
         }
         for device_left in device_lefts {
-            let device = next.devices.iter().position(|left| left == device_left).expect("chosen from this list");
+            let device = next
+                .devices
+                .iter()
+                .position(|left| left == device_left)
+                .expect("chosen from this list");
             next.devices[device] -= request.device_share;
             // Keep the order: move the smaller number down to its place.
             let smaller = next.devices.remove(device);
@@ -92,7 +118,13 @@ impl State {
 
 impl States {
     pub(super) fn new(valuer: Valuer) -> States {
-        States { valuer, index: HashMap::new(), slots: Vec::new(), unused: Vec::new(), costs: Vec::new() }
+        States {
+            valuer,
+            index: HashMap::new(),
+            slots: Vec::new(),
+            unused: Vec::new(),
+            costs: Vec::new(),
+        }
     }
 
     /// Puts a node into the slot of its state.
@@ -102,11 +134,17 @@ impl States {
             return;
         }
         let value = self.valuer.value(&state);
-        let new = Slot { state: state.clone(), value, nodes: vec![node] };
+        let new = Slot {
+            state: state.clone(),
+            value,
+            nodes: vec![node],
+        };
         let slot = match self.unused.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = new;
-                self.costs.iter_mut().for_each(|costs| costs[slot as usize] = f64::NAN);
+                self.costs
+                    .iter_mut()
+                    .for_each(|costs| costs[slot as usize] = f64::NAN);
                 slot
             }
             None => {
@@ -120,16 +158,25 @@ impl States {
 
     /// Takes some node out of a slot.
     pub(super) fn take(&mut self, slot: u32) -> usize {
-        let node = self.slots[slot as usize].nodes.pop().expect("a slot that can be chosen has nodes");
+        let node = self.slots[slot as usize]
+            .nodes
+            .pop()
+            .expect("a slot that can be chosen has nodes");
         self.close_if_empty(slot);
         node
     }
 
     /// Takes this node out of the slot of its state.
     pub(super) fn remove(&mut self, state: &State, node: usize) {
-        let slot = *self.index.get(state).expect("the state of a node has a slot");
+        let slot = *self
+            .index
+            .get(state)
+            .expect("the state of a node has a slot");
         let nodes = &mut self.slots[slot as usize].nodes;
-        let place = nodes.iter().position(|&other| other == node).expect("a node is in the list of its state");
+        let place = nodes
+            .iter()
+            .position(|&other| other == node)
+            .expect("a node is in the list of its state");
         nodes.swap_remove(place);
         self.close_if_empty(slot);
     }
@@ -137,7 +184,9 @@ impl States {
     fn close_if_empty(&mut self, slot: u32) {
         if self.slots[slot as usize].nodes.is_empty() {
             self.index.remove(&self.slots[slot as usize].state);
-            self.costs.iter_mut().for_each(|costs| costs[slot as usize] = f64::INFINITY);
+            self.costs
+                .iter_mut()
+                .for_each(|costs| costs[slot as usize] = f64::INFINITY);
             self.unused.push(slot);
         }
     }
@@ -145,14 +194,26 @@ impl States {
     /// The slot where the item costs the least, and the step it takes there.
     pub(super) fn best(&mut self, kind: usize, request: &Request) -> Option<(u32, Step)> {
         if self.costs.len() <= kind {
-            let unknown = self.slots.iter().map(|slot| if slot.nodes.is_empty() { f64::INFINITY } else { f64::NAN }).collect();
+            let unknown = self
+                .slots
+                .iter()
+                .map(|slot| {
+                    if slot.nodes.is_empty() {
+                        f64::INFINITY
+                    } else {
+                        f64::NAN
+                    }
+                })
+                .collect();
             self.costs.resize(kind + 1, unknown);
         }
         let mut best = (f64::INFINITY, 0);
         for slot in 0..self.slots.len() {
             let mut cost = self.costs[kind][slot];
             if cost.is_nan() {
-                cost = self.step(slot, request).map_or(f64::INFINITY, |step| step.cost);
+                cost = self
+                    .step(slot, request)
+                    .map_or(f64::INFINITY, |step| step.cost);
                 self.costs[kind][slot] = cost;
             }
             if cost < best.0 {
@@ -178,7 +239,11 @@ impl States {
             let cost = self.valuer.cost(*value, self.valuer.value(&next));
             // Of equals the fullest device, which comes last.
             if best.as_ref().is_none_or(|best| cost <= best.cost) {
-                best = Some(Step { next, device_lefts, cost });
+                best = Some(Step {
+                    next,
+                    device_lefts,
+                    cost,
+                });
             }
         }
         best

@@ -48,31 +48,64 @@ pub(super) struct Valuer {
 
 impl Valuer {
     pub(super) fn new(policy: Policy, expected: &[Expected], nodes: &[Node]) -> Valuer {
-        let total: f64 = expected.iter().map(|expected| expected.weight).sum::<f64>().max(f64::MIN_POSITIVE);
+        let total: f64 = expected
+            .iter()
+            .map(|expected| expected.weight)
+            .sum::<f64>()
+            .max(f64::MIN_POSITIVE);
         let dimensions = nodes.first().map_or(0, |node| node.capacity.len());
-        let parts = |request: &Request| request.device_share as f64 * f64::from(request.device_count);
-        let wanting: Vec<&Expected> = expected.iter().filter(|expected| parts(&expected.request) > 0.0).collect();
-        let parts_total: f64 = wanting.iter().map(|expected| expected.weight * parts(&expected.request)).sum();
+        let parts =
+            |request: &Request| request.device_share as f64 * f64::from(request.device_count);
+        let wanting: Vec<&Expected> = expected
+            .iter()
+            .filter(|expected| parts(&expected.request) > 0.0)
+            .collect();
+        let parts_total: f64 = wanting
+            .iter()
+            .map(|expected| expected.weight * parts(&expected.request))
+            .sum();
         let units_per_part: Vec<f64> = (0..dimensions)
-            .map(|dimension| wanting.iter().map(|expected| expected.weight * expected.request.size[dimension] as f64).sum::<f64>() / parts_total)
+            .map(|dimension| {
+                wanting
+                    .iter()
+                    .map(|expected| expected.weight * expected.request.size[dimension] as f64)
+                    .sum::<f64>()
+                    / parts_total
+            })
             .collect();
         let mut shapes: Vec<Shape> = Vec::new();
         for expected in &wanting {
             let request = &expected.request;
             let alike = |shape: &Shape| {
-                shape.request.device_count == request.device_count && shape.request.device_share == request.device_share && shape.request.classes == request.classes
+                shape.request.device_count == request.device_count
+                    && shape.request.device_share == request.device_share
+                    && shape.request.classes == request.classes
             };
             let parts_per_unit = (0..dimensions)
-                .map(|dimension| 1.0 / (OWN_SHARE * request.size[dimension] as f64 / parts(request) + (1.0 - OWN_SHARE) * units_per_part[dimension]))
+                .map(|dimension| {
+                    1.0 / (OWN_SHARE * request.size[dimension] as f64 / parts(request)
+                        + (1.0 - OWN_SHARE) * units_per_part[dimension])
+                })
                 .collect();
-            let member = Member { size: request.size.clone(), weight: expected.weight / total, parts_per_unit };
+            let member = Member {
+                size: request.size.clone(),
+                weight: expected.weight / total,
+                parts_per_unit,
+            };
             match shapes.iter_mut().find(|shape| alike(shape)) {
                 Some(shape) => shape.members.push(member),
-                None => shapes.push(Shape { request: request.clone(), members: vec![member] }),
+                None => shapes.push(Shape {
+                    request: request.clone(),
+                    members: vec![member],
+                }),
             }
         }
         let device_weight = wanting.iter().map(|expected| expected.weight).sum::<f64>() / total;
-        Valuer { policy, shapes, device_weight }
+        Valuer {
+            policy,
+            shapes,
+            device_weight,
+        }
     }
 
     /// Larger is better. Only differences between states of one node mean anything.
@@ -83,17 +116,34 @@ impl Valuer {
         let mut whole = 0.0;
         for shape in &self.shapes {
             let request = &shape.request;
-            let able = state.devices.iter().filter(|&&device| device >= request.device_share);
+            let able = state
+                .devices
+                .iter()
+                .filter(|&&device| device >= request.device_share);
             if !state.admits(request) || able.clone().count() < request.device_count as usize {
                 continue;
             }
             let able_parts: i64 = able.sum();
-            let slots: i64 = state.devices.iter().map(|device| device / request.device_share).sum();
+            let slots: i64 = state
+                .devices
+                .iter()
+                .map(|device| device / request.device_share)
+                .sum();
             let copies = slots / i64::from(request.device_count);
-            let in_use = copies as f64 * request.device_share as f64 * f64::from(request.device_count);
+            let in_use =
+                copies as f64 * request.device_share as f64 * f64::from(request.device_count);
             for member in &shape.members {
-                if member.size.iter().zip(&state.capacity).all(|(size, left)| size <= left) {
-                    let limits = state.capacity.iter().zip(&member.parts_per_unit).map(|(left, parts)| *left as f64 * parts);
+                if member
+                    .size
+                    .iter()
+                    .zip(&state.capacity)
+                    .all(|(size, left)| size <= left)
+                {
+                    let limits = state
+                        .capacity
+                        .iter()
+                        .zip(&member.parts_per_unit)
+                        .map(|(left, parts)| *left as f64 * parts);
                     filled += member.weight * limits.fold(in_use, f64::min);
                     whole += member.weight * able_parts as f64;
                 }
@@ -103,7 +153,11 @@ impl Valuer {
         let fragmentation = left - whole;
         match self.policy {
             Policy::FragmentationGradient => -fragmentation,
-            Policy::Foresight => filled / self.device_weight.max(f64::MIN_POSITIVE) - left - FRAGMENTATION_SHARE * fragmentation,
+            Policy::Foresight => {
+                filled / self.device_weight.max(f64::MIN_POSITIVE)
+                    - left
+                    - FRAGMENTATION_SHARE * fragmentation
+            }
         }
     }
 
@@ -111,7 +165,9 @@ impl Valuer {
     pub(super) fn cost(&self, before: f64, after: f64) -> f64 {
         match self.policy {
             Policy::Foresight => before - after,
-            Policy::FragmentationGradient => -(100.0 / (1.0 + ((before - after) / 1000.0).exp())).floor(),
+            Policy::FragmentationGradient => {
+                -(100.0 / (1.0 + ((before - after) / 1000.0).exp())).floor()
+            }
         }
     }
 }

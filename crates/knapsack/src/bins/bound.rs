@@ -33,7 +33,10 @@ const STEPS_MAX: i128 = 12;
 const TYPES_MAX: usize = 4_000;
 
 fn volume(capacity: i128, sizes: &[(i128, i128)]) -> u64 {
-    bins(sizes.iter().map(|(size, count)| size * count).sum(), capacity)
+    bins(
+        sizes.iter().map(|(size, count)| size * count).sum(),
+        capacity,
+    )
 }
 
 fn bins(volume: i128, capacity: i128) -> u64 {
@@ -42,13 +45,21 @@ fn bins(volume: i128, capacity: i128) -> u64 {
 
 /// L2: for a threshold t up to half a bin, what exceeds capacity - t takes a whole bin and what is below t nothing.
 fn thresholds(capacity: i128, sizes: &[(i128, i128)]) -> u64 {
-    let mut sorted: Vec<(i128, i128)> = sizes.iter().copied().filter(|(size, _)| *size > 0).collect();
+    let mut sorted: Vec<(i128, i128)> = sizes
+        .iter()
+        .copied()
+        .filter(|(size, _)| *size > 0)
+        .collect();
     sorted.sort_unstable();
     if sorted.len() > TYPES_MAX {
         return 0;
     }
     let mut best = 0;
-    for threshold in sorted.iter().map(|(size, _)| *size).filter(|size| size * 2 <= capacity) {
+    for threshold in sorted
+        .iter()
+        .map(|(size, _)| *size)
+        .filter(|size| size * 2 <= capacity)
+    {
         let mapped = sorted
             .iter()
             .map(|&(size, count)| {
@@ -75,7 +86,12 @@ fn rounded(capacity: i128, sizes: &[(i128, i128)], steps: i128) -> u64 {
         .iter()
         .map(|&(size, count)| {
             let scaled = size * (steps + 1);
-            count * if scaled % capacity == 0 { scaled / capacity * steps } else { scaled / capacity * (steps + 1) }
+            count
+                * if scaled % capacity == 0 {
+                    scaled / capacity * steps
+                } else {
+                    scaled / capacity * (steps + 1)
+                }
         })
         .sum();
     bins(mapped, unit)
@@ -87,7 +103,10 @@ fn conflicts<const W: usize>(instance: &Instance<W>) -> u64 {
         return 0;
     }
     let apart = |a: usize, b: usize| {
-        let rest = instance.capacity.minus(&instance.sizes[a], &instance.guard).expect("every item fits into an empty bin");
+        let rest = instance
+            .capacity
+            .minus(&instance.sizes[a], &instance.guard)
+            .expect("every item fits into an empty bin");
         !rest.fits(&instance.sizes[b], &instance.guard)
     };
     let largest = |kind: usize| instance.share(kind).iter().copied().fold(0.0, f64::max);
@@ -98,7 +117,11 @@ fn conflicts<const W: usize>(instance: &Instance<W>) -> u64 {
     for kind in order {
         if clique.iter().all(|&member| apart(member, kind)) {
             clique.push(kind);
-            bins += if apart(kind, kind) { instance.counts[kind] } else { 1 };
+            bins += if apart(kind, kind) {
+                instance.counts[kind]
+            } else {
+                1
+            };
         }
     }
     bins

@@ -42,15 +42,30 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
         let mut random = Random(seed | 1);
         // A little more than the copies, differently for each type: without it many bases describe one
         // point, and the simplex method goes in circles through them.
-        let right = instance.counts.iter().map(|&count| count as f64 + 1e-3 * greedy::unit(&mut random)).collect();
-        let copies: Vec<u64> = instance.copies_max.iter().map(|&copies| u64::from(copies)).collect();
-        let patterns: Vec<Pattern> = copies.iter().enumerate().map(|(kind, &copies)| vec![(kind as u32, copies)]).collect();
+        let right = instance
+            .counts
+            .iter()
+            .map(|&count| count as f64 + 1e-3 * greedy::unit(&mut random))
+            .collect();
+        let copies: Vec<u64> = instance
+            .copies_max
+            .iter()
+            .map(|&copies| u64::from(copies))
+            .collect();
+        let patterns: Vec<Pattern> = copies
+            .iter()
+            .enumerate()
+            .map(|(kind, &copies)| vec![(kind as u32, copies)])
+            .collect();
         ColumnGeneration {
             instance,
             master: Master::new(right, &copies),
             known: patterns.iter().cloned().collect(),
             patterns,
-            pricer: Pricer::new(instance, greedy::dimension_weights(instance, &instance.counts)),
+            pricer: Pricer::new(
+                instance,
+                greedy::dimension_weights(instance, &instance.counts),
+            ),
             lower_bound,
             converged: false,
             random,
@@ -73,24 +88,40 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
     ///
     /// Prices start as weighted sizes; items of bins that came out with much waste become dearer, and the
     /// next packing seeks better company for them.
-    pub(super) fn correct_values(&mut self, rounds: u32, budget: &mut Budget) -> Option<Vec<(Pattern, u64)>> {
+    pub(super) fn correct_values(
+        &mut self,
+        rounds: u32,
+        budget: &mut Budget,
+    ) -> Option<Vec<(Pattern, u64)>> {
         let instance = self.instance;
         let weights = greedy::dimension_weights(instance, &instance.counts);
         let weight_sum: f64 = weights.iter().sum();
         let size: Vec<f64> = (0..instance.types())
-            .map(|kind| instance.share(kind).iter().zip(&weights).map(|(share, weight)| share * weight).sum::<f64>() / weight_sum)
+            .map(|kind| {
+                instance
+                    .share(kind)
+                    .iter()
+                    .zip(&weights)
+                    .map(|(share, weight)| share * weight)
+                    .sum::<f64>()
+                    / weight_sum
+            })
             .collect();
         let mut prices = size.clone();
         let mut best: Option<(u64, Vec<(Pattern, u64)>)> = None;
         for _ in 0..rounds {
-            self.pricer.prepare(instance, &prices, |kind| instance.counts[kind], budget);
+            self.pricer
+                .prepare(instance, &prices, |kind| instance.counts[kind], budget);
             let mut left = instance.counts.clone();
             let bins = self.pricer.sequence(&mut left, NODES_SEQUENCE, budget);
             if budget.exhausted() || left.iter().any(|&left| left > 0) {
                 break;
             }
             for (pattern, _) in &bins {
-                let filled: f64 = pattern.iter().map(|&(kind, copies)| size[kind as usize] * copies as f64).sum();
+                let filled: f64 = pattern
+                    .iter()
+                    .map(|&(kind, copies)| size[kind as usize] * copies as f64)
+                    .sum();
                 for &(kind, _) in pattern {
                     let kind = kind as usize;
                     prices[kind] += CORRECTION * (size[kind] / filled.max(1e-3) - prices[kind]);
@@ -126,7 +157,10 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
             self.smoothing = smoothing;
             values.push(self.worth(&instance.counts));
             if patience && values.len() > PATIENCE_ROUNDS {
-                let (now, then) = (values[values.len() - 1], values[values.len() - 1 - PATIENCE_ROUNDS]);
+                let (now, then) = (
+                    values[values.len() - 1],
+                    values[values.len() - 1 - PATIENCE_ROUNDS],
+                );
                 if then - now < PATIENCE_BINS && (then - 1e-4).ceil() == (now - 1e-4).ceil() {
                     return;
                 }
@@ -139,8 +173,11 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
                 *smooth = smoothing * *smooth + (1.0 - smoothing) * price;
             }
             let prices_used = std::mem::take(&mut self.prices_smooth);
-            self.pricer.prepare(instance, &prices_used, |kind| instance.counts[kind], budget);
-            let found = self.pricer.spread(&prices, smoothing > 0.0, nodes, instance.types(), budget);
+            self.pricer
+                .prepare(instance, &prices_used, |kind| instance.counts[kind], budget);
+            let found =
+                self.pricer
+                    .spread(&prices, smoothing > 0.0, nodes, instance.types(), budget);
             self.prices_smooth = prices_used;
             let mut added = 0;
             for pattern in &found {
@@ -157,9 +194,13 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
                 continue;
             }
             // Any prices give a bound; the smoothed ones often the better.
-            let proof = self.pricer.exact(instance, |kind| instance.counts[kind], NODES_EXACT, budget);
+            let proof =
+                self.pricer
+                    .exact(instance, |kind| instance.counts[kind], NODES_EXACT, budget);
             let bound = proof.total.div_ceil(u128::from(proof.value_max));
-            self.lower_bound = self.lower_bound.max(u64::try_from(bound).expect("no more bins than items"));
+            self.lower_bound = self
+                .lower_bound
+                .max(u64::try_from(bound).expect("no more bins than items"));
             let reached = self.lower_bound as f64 >= self.worth(&instance.counts) - 1e-4;
             if reached || self.lower_bound >= target {
                 self.converged = reached;
@@ -181,13 +222,20 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
     /// Dives: a packing of at most `bins_max` bins if it ends, the whole bins fixed so far if not.
     ///
     /// Leaves the linear program as it found it, save for new columns.
-    pub(super) fn dive(&mut self, bins_max: u64, shake: f64, budget: &mut Budget) -> Vec<(Pattern, u64)> {
+    pub(super) fn dive(
+        &mut self,
+        bins_max: u64,
+        shake: f64,
+        budget: &mut Budget,
+    ) -> Vec<(Pattern, u64)> {
         let root = self.master.right().to_vec();
         let mut left = self.instance.counts.clone();
         let mut fixed: Vec<(Pattern, u64)> = Vec::new();
         let mut fixed_count = 0;
         while left.iter().any(|&left| left > 0) && fixed_count < bins_max {
-            if !self.settle(&left, budget) || fixed_count as f64 + self.worth(&left) > bins_max as f64 + 1e-4 {
+            if !self.settle(&left, budget)
+                || fixed_count as f64 + self.worth(&left) > bins_max as f64 + 1e-4
+            {
                 break;
             }
             let choice = self.choose(&left, shake);
@@ -205,7 +253,17 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
                 fixed_count += times;
                 fixed.push((pattern, times));
             }
-            let right = left.iter().zip(&root).map(|(&left, root)| if left == 0 { -1.0 } else { left as f64 + root.fract() }).collect();
+            let right = left
+                .iter()
+                .zip(&root)
+                .map(|(&left, root)| {
+                    if left == 0 {
+                        -1.0
+                    } else {
+                        left as f64 + root.fract()
+                    }
+                })
+                .collect();
             self.master.change_right(right);
         }
         self.master.change_right(root);
@@ -214,7 +272,12 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
 
     /// What copies are worth at the program's prices: its value without the little more of [`Self::new`].
     fn worth(&self, copies: &[u64]) -> f64 {
-        self.master.prices().iter().zip(copies).map(|(price, &copies)| price * copies as f64).sum()
+        self.master
+            .prices()
+            .iter()
+            .zip(copies)
+            .map(|(price, &copies)| price * copies as f64)
+            .sum()
     }
 
     /// The linear program of what is left, optimal over the columns that quick pricing finds.
@@ -225,8 +288,11 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
             }
             let instance = self.instance;
             let prices = self.master.prices().to_vec();
-            self.pricer.prepare(instance, &prices, |kind| left[kind], budget);
-            let found = self.pricer.spread(&prices, false, NODES_QUICK, instance.types(), budget);
+            self.pricer
+                .prepare(instance, &prices, |kind| left[kind], budget);
+            let found = self
+                .pricer
+                .spread(&prices, false, NODES_QUICK, instance.types(), budget);
             let mut added = 0;
             for pattern in &found {
                 added += usize::from(self.add(pattern));
@@ -247,7 +313,12 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
         for &(column, value) in &solution {
             let times = (value + 1e-4).floor() as u64;
             if times >= 1 {
-                take(&self.patterns[column as usize], times, &mut rest, &mut chosen);
+                take(
+                    &self.patterns[column as usize],
+                    times,
+                    &mut rest,
+                    &mut chosen,
+                );
             } else {
                 fractions.push((value + shake * greedy::unit(&mut self.random), column));
             }
@@ -260,7 +331,9 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
         for (score, column) in fractions {
             let pattern = &self.patterns[column as usize];
             // Only the first may lose members to what was chosen before it.
-            let whole = pattern.iter().all(|&(kind, copies)| rest[kind as usize] >= copies);
+            let whole = pattern
+                .iter()
+                .all(|&(kind, copies)| rest[kind as usize] >= copies);
             if chosen.is_empty() || (whole && score >= FIX_FROM && chosen.len() < most) {
                 take(pattern, 1, &mut rest, &mut chosen);
             }
@@ -271,8 +344,18 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
 
 /// Takes what is left of a content, as often as it goes, out of the copies.
 fn take(pattern: &Pattern, times: u64, rest: &mut [u64], chosen: &mut Vec<(Pattern, u64)>) {
-    let pattern: Pattern = pattern.iter().map(|&(kind, copies)| (kind, copies.min(rest[kind as usize]))).filter(|&(_, copies)| copies > 0).collect();
-    let Some(most) = pattern.iter().map(|&(kind, copies)| rest[kind as usize] / copies).min() else { return };
+    let pattern: Pattern = pattern
+        .iter()
+        .map(|&(kind, copies)| (kind, copies.min(rest[kind as usize])))
+        .filter(|&(_, copies)| copies > 0)
+        .collect();
+    let Some(most) = pattern
+        .iter()
+        .map(|&(kind, copies)| rest[kind as usize] / copies)
+        .min()
+    else {
+        return;
+    };
     let times = times.min(most);
     for &(kind, copies) in &pattern {
         rest[kind as usize] -= copies * times;

@@ -24,10 +24,19 @@ const ATTEMPTS_MAX: u32 = 24;
 const ITEMS_MAX: u64 = 10_000;
 
 /// A packing of exactly `bins` bins, if there is no waste in some dimension and the search finds one.
-pub(super) fn pack<const W: usize>(instance: &Instance<W>, bins: u64, budget: &mut Budget) -> Option<Vec<(Pattern, u64)>> {
+pub(super) fn pack<const W: usize>(
+    instance: &Instance<W>,
+    bins: u64,
+    budget: &mut Budget,
+) -> Option<Vec<(Pattern, u64)>> {
     let full: Vec<usize> = (0..instance.dimensions())
         .filter(|&dimension| {
-            let volume: i128 = instance.sizes_raw.iter().zip(&instance.counts).map(|(size, &count)| i128::from(size[dimension]) * i128::from(count)).sum();
+            let volume: i128 = instance
+                .sizes_raw
+                .iter()
+                .zip(&instance.counts)
+                .map(|(size, &count)| i128::from(size[dimension]) * i128::from(count))
+                .sum();
             volume == i128::from(instance.capacity_raw[dimension]) * i128::from(bins)
         })
         .collect();
@@ -57,14 +66,32 @@ struct Listing<'i, const W: usize> {
 impl<'i, const W: usize> Listing<'i, W> {
     fn new(instance: &'i Instance<W>, full: &'i [usize]) -> Self {
         // An odd factor a dimension makes a linear hash; what it claims is checked on the sizes.
-        let factor = |index: usize| (0x9E37_79B9_7F4A_7C15u64).wrapping_mul(2 * index as u64 + 1).rotate_left(17 * index as u32 % 64) | 1;
-        let key = |vector: &[i64]| full.iter().enumerate().fold(0u64, |sum, (index, &dimension)| sum.wrapping_add(vector[dimension].unsigned_abs().wrapping_mul(factor(index))));
+        let factor = |index: usize| {
+            (0x9E37_79B9_7F4A_7C15u64)
+                .wrapping_mul(2 * index as u64 + 1)
+                .rotate_left(17 * index as u32 % 64)
+                | 1
+        };
+        let key = |vector: &[i64]| {
+            full.iter()
+                .enumerate()
+                .fold(0u64, |sum, (index, &dimension)| {
+                    sum.wrapping_add(vector[dimension].unsigned_abs().wrapping_mul(factor(index)))
+                })
+        };
         let keys: Vec<u64> = instance.sizes_raw.iter().map(|size| key(size)).collect();
         let mut by_key: HashMap<u64, Vec<u32>> = HashMap::new();
         for (kind, &key) in keys.iter().enumerate() {
             by_key.entry(key).or_default().push(kind as u32);
         }
-        Listing { instance, full, target: key(&instance.capacity_raw), keys, by_key, contents: Vec::new() }
+        Listing {
+            instance,
+            full,
+            target: key(&instance.capacity_raw),
+            keys,
+            by_key,
+            contents: Vec::new(),
+        }
     }
 
     /// Takes a multiset of types if it fits, fills the bin, and there are so many copies.
@@ -83,9 +110,17 @@ impl<'i, const W: usize> Listing<'i, W> {
         }
         let instance = self.instance;
         let exact = self.full.iter().all(|&dimension| {
-            kinds.iter().map(|&kind| i128::from(instance.sizes_raw[kind as usize][dimension])).sum::<i128>() == i128::from(instance.capacity_raw[dimension])
+            kinds
+                .iter()
+                .map(|&kind| i128::from(instance.sizes_raw[kind as usize][dimension]))
+                .sum::<i128>()
+                == i128::from(instance.capacity_raw[dimension])
         });
-        if exact && pattern.iter().all(|&(kind, copies)| copies <= instance.counts[kind as usize]) {
+        if exact
+            && pattern
+                .iter()
+                .all(|&(kind, copies)| copies <= instance.counts[kind as usize])
+        {
             self.contents.push(pattern);
         }
     }
@@ -99,7 +134,12 @@ impl<'i, const W: usize> Listing<'i, W> {
         }
         for first in 0..types {
             let left = self.target.wrapping_sub(self.keys[first as usize]);
-            for &second in by_key.get(&left).unwrap_or(&none).iter().filter(|&&second| second >= first) {
+            for &second in by_key
+                .get(&left)
+                .unwrap_or(&none)
+                .iter()
+                .filter(|&&second| second >= first)
+            {
                 self.offer(&[first, second]);
             }
             for second in first..types {
@@ -123,7 +163,10 @@ impl<'i, const W: usize> Listing<'i, W> {
         let mut pairs: HashMap<u64, Vec<(u32, u32)>> = HashMap::new();
         for third in 0..types {
             for fourth in third..types {
-                let left = self.target.wrapping_sub(self.keys[third as usize]).wrapping_sub(self.keys[fourth as usize]);
+                let left = self
+                    .target
+                    .wrapping_sub(self.keys[third as usize])
+                    .wrapping_sub(self.keys[fourth as usize]);
                 if let Some(before) = pairs.get(&left) {
                     for &(first, second) in before {
                         self.offer(&[first, second, third, fourth]);
@@ -161,7 +204,11 @@ struct Cover<'c> {
     random: Random,
 }
 
-fn cover<const W: usize>(instance: &Instance<W>, contents: &[Pattern], budget: &mut Budget) -> Option<Vec<(Pattern, u64)>> {
+fn cover<const W: usize>(
+    instance: &Instance<W>,
+    contents: &[Pattern],
+    budget: &mut Budget,
+) -> Option<Vec<(Pattern, u64)>> {
     let types = instance.types();
     let mut of_type = vec![Vec::new(); types];
     for (index, content) in contents.iter().enumerate() {
@@ -186,7 +233,15 @@ fn cover<const W: usize>(instance: &Instance<W>, contents: &[Pattern], budget: &
     };
     for _ in 0..ATTEMPTS_MAX {
         match cover.search(budget) {
-            Some(true) => return Some(cover.chosen.iter().map(|&index| (contents[index as usize].clone(), 1)).collect()),
+            Some(true) => {
+                return Some(
+                    cover
+                        .chosen
+                        .iter()
+                        .map(|&index| (contents[index as usize].clone(), 1))
+                        .collect(),
+                );
+            }
             Some(false) => return None,
             None => {}
         }
@@ -206,12 +261,19 @@ impl Cover<'_> {
     /// `None`: gave up, and what was chosen stays so.
     fn search(&mut self, budget: &mut Budget) -> Option<bool> {
         // Fewest contents for the trouble it made (dom/wdeg of Boussemart et al. 2004), compared as fractions.
-        let scarce = (0..self.left.len()).filter(|&kind| self.left[kind] > 0).min_by(|&a, &b| {
-            let (left, right) = (u64::from(self.open[a]) * u64::from(self.failures[b]), u64::from(self.open[b]) * u64::from(self.failures[a]));
-            left.cmp(&right)
-        });
+        let scarce = (0..self.left.len())
+            .filter(|&kind| self.left[kind] > 0)
+            .min_by(|&a, &b| {
+                let (left, right) = (
+                    u64::from(self.open[a]) * u64::from(self.failures[b]),
+                    u64::from(self.open[b]) * u64::from(self.failures[a]),
+                );
+                left.cmp(&right)
+            });
         budget.spend(self.left.len() as u64 / 4);
-        let Some(kind) = scarce else { return Some(true) };
+        let Some(kind) = scarce else {
+            return Some(true);
+        };
         if self.open[kind] == 0 {
             self.failures[kind] += 1;
             return Some(false);
@@ -220,7 +282,10 @@ impl Cover<'_> {
         let mut choices: Vec<(f64, u32)> = Vec::with_capacity(self.open[kind] as usize);
         for &content in &self.of_type[kind] {
             if self.short[content as usize] == 0 {
-                let ease: f64 = self.contents[content as usize].iter().map(|&(member, _)| 1.0 / f64::from(self.open[member as usize])).sum();
+                let ease: f64 = self.contents[content as usize]
+                    .iter()
+                    .map(|&(member, _)| 1.0 / f64::from(self.open[member as usize]))
+                    .sum();
                 choices.push((-ease * (0.5 + unit(&mut self.random)), content));
             }
         }
@@ -251,10 +316,17 @@ impl Cover<'_> {
         for &(kind, copies) in &contents[content as usize] {
             let kind = kind as usize;
             let before = self.left[kind];
-            let after = if taken { before - copies } else { before + copies };
+            let after = if taken {
+                before - copies
+            } else {
+                before + copies
+            };
             self.left[kind] = after;
             for &other in &self.of_type[kind] {
-                let needed = contents[other as usize].iter().find(|(member, _)| *member as usize == kind).map_or(0, |(_, copies)| *copies);
+                let needed = contents[other as usize]
+                    .iter()
+                    .find(|(member, _)| *member as usize == kind)
+                    .map_or(0, |(_, copies)| *copies);
                 let (was_short, is_short) = (needed > before, needed > after);
                 if was_short == is_short {
                     continue;

@@ -40,14 +40,22 @@ impl Runs {
     }
 
     fn run(&self, index: usize) -> &[(u32, f64)] {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] as usize };
+        let start = if index == 0 {
+            0
+        } else {
+            self.ends[index - 1] as usize
+        };
         &self.entries[start..self.ends[index] as usize]
     }
 }
 
 impl Factors {
     /// Factors the matrix whose columns these are. Says which columns and rows were left over if some columns depend on others.
-    pub(super) fn make(&mut self, size: usize, columns: &[Vec<(u32, f64)>]) -> Result<(), (Vec<usize>, Vec<usize>)> {
+    pub(super) fn make(
+        &mut self,
+        size: usize,
+        columns: &[Vec<(u32, f64)>],
+    ) -> Result<(), (Vec<usize>, Vec<usize>)> {
         self.size = size;
         self.steps.clear();
         self.lower.clear();
@@ -83,9 +91,17 @@ impl Factors {
             let entries: Vec<(u32, f64)> = column_rows[column as usize]
                 .iter()
                 .filter(|&&row| row_open[row as usize])
-                .filter_map(|&row| rows[row as usize].iter().find(|(other, _)| *other == column).map(|&(_, value)| (row, value)))
+                .filter_map(|&row| {
+                    rows[row as usize]
+                        .iter()
+                        .find(|(other, _)| *other == column)
+                        .map(|&(_, value)| (row, value))
+                })
                 .collect();
-            let largest = entries.iter().map(|(_, value)| value.abs()).fold(0.0, f64::max);
+            let largest = entries
+                .iter()
+                .map(|(_, value)| value.abs())
+                .fold(0.0, f64::max);
             if largest < 1e-9 {
                 dependent.push(column as usize);
                 // Its entries are noise; nobody may pivot on them later.
@@ -132,7 +148,9 @@ impl Factors {
                 }
             }
             self.lower.close();
-            self.upper.entries.extend(row.into_iter().filter(|(other, _)| *other != column));
+            self.upper
+                .entries
+                .extend(row.into_iter().filter(|(other, _)| *other != column));
             self.upper.close();
             self.steps.push((pivot_row, column, pivot));
         }
@@ -201,7 +219,11 @@ impl Factors {
     pub(super) fn exchange(&mut self, position: usize, direction: &[f64]) {
         self.exchanges.push((position as u32, direction[position]));
         self.etas.entries.extend(
-            direction.iter().enumerate().filter(|&(other, along)| other != position && along.abs() > ZERO).map(|(other, &along)| (other as u32, along)),
+            direction
+                .iter()
+                .enumerate()
+                .filter(|&(other, along)| other != position && along.abs() > ZERO)
+                .map(|(other, &along)| (other as u32, along)),
         );
         self.etas.close();
     }
@@ -213,6 +235,9 @@ impl Factors {
 
     /// Numbers to go through in one solution.
     pub(super) fn entry_count(&self) -> usize {
-        self.lower.entries.len() + self.upper.entries.len() + self.etas.entries.len() + 2 * self.size
+        self.lower.entries.len()
+            + self.upper.entries.len()
+            + self.etas.entries.len()
+            + 2 * self.size
     }
 }

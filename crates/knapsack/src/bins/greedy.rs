@@ -25,7 +25,11 @@ impl Score {
 }
 
 /// Packs all copies.
-pub(super) fn pack<const W: usize>(instance: &Instance<W>, score: Score, shake: Option<&mut Random>) -> Vec<(Pattern, u64)> {
+pub(super) fn pack<const W: usize>(
+    instance: &Instance<W>,
+    score: Score,
+    shake: Option<&mut Random>,
+) -> Vec<(Pattern, u64)> {
     let mut left = instance.counts.clone();
     pack_rest(instance, score, shake, &mut left)
 }
@@ -43,10 +47,18 @@ pub(super) fn pack_rest<const W: usize>(
         .map(|kind| {
             let share = instance.share(kind);
             let size = match score {
-                Score::Largest => share.iter().copied().fold(0.0, f64::max) + 1e-3 * share.iter().sum::<f64>(),
-                _ => share.iter().zip(&weights).map(|(share, weight)| share * weight).sum(),
+                Score::Largest => {
+                    share.iter().copied().fold(0.0, f64::max) + 1e-3 * share.iter().sum::<f64>()
+                }
+                _ => share
+                    .iter()
+                    .zip(&weights)
+                    .map(|(share, weight)| share * weight)
+                    .sum(),
             };
-            let noise = shake.as_mut().map_or(1.0, |random| 0.9 + 0.2 * unit(random));
+            let noise = shake
+                .as_mut()
+                .map_or(1.0, |random| 0.9 + 0.2 * unit(random));
             (size * noise, kind)
         })
         .collect();
@@ -55,7 +67,11 @@ pub(super) fn pack_rest<const W: usize>(
     let mut bins = Vec::new();
     while !kinds.is_empty() {
         let pattern = fill(instance, score, &weights, &kinds, left);
-        let times = pattern.iter().map(|&(kind, copies)| left[kind as usize] / copies).min().expect("an empty bin holds any item");
+        let times = pattern
+            .iter()
+            .map(|&(kind, copies)| left[kind as usize] / copies)
+            .min()
+            .expect("an empty bin holds any item");
         for &(kind, copies) in &pattern {
             left[kind as usize] -= copies * times;
         }
@@ -66,7 +82,13 @@ pub(super) fn pack_rest<const W: usize>(
 }
 
 /// Fills one bin from the kinds, which come in order of size.
-fn fill<const W: usize>(instance: &Instance<W>, score: Score, weights: &[f64], kinds: &[usize], left: &[u64]) -> Pattern {
+fn fill<const W: usize>(
+    instance: &Instance<W>,
+    score: Score,
+    weights: &[f64],
+    kinds: &[usize],
+    left: &[u64],
+) -> Pattern {
     let mut rest_raw = instance.capacity_raw.clone();
     let mut rest = instance.capacity;
     let mut pattern: Pattern = Vec::new();
@@ -76,7 +98,10 @@ fn fill<const W: usize>(instance: &Instance<W>, score: Score, weights: &[f64], k
     loop {
         let mut chosen: Option<(f64, usize)> = None;
         for &kind in kinds {
-            let taken = pattern.iter().find(|(taken, _)| *taken as usize == kind).map_or(0, |(_, copies)| *copies);
+            let taken = pattern
+                .iter()
+                .find(|(taken, _)| *taken as usize == kind)
+                .map_or(0, |(_, copies)| *copies);
             if taken >= left[kind] || !rest.fits(&instance.sizes[kind], &instance.guard) {
                 continue;
             }
@@ -86,8 +111,18 @@ fn fill<const W: usize>(instance: &Instance<W>, score: Score, weights: &[f64], k
             }
             let share = instance.share(kind);
             let value: f64 = match score {
-                Score::Dot => share.iter().zip(&remaining).zip(weights).map(|((share, rest), weight)| share * rest * weight).sum(),
-                _ => -share.iter().zip(&remaining).zip(weights).map(|((share, rest), weight)| (rest - share) * (rest - share) * weight).sum::<f64>(),
+                Score::Dot => share
+                    .iter()
+                    .zip(&remaining)
+                    .zip(weights)
+                    .map(|((share, rest), weight)| share * rest * weight)
+                    .sum(),
+                _ => -share
+                    .iter()
+                    .zip(&remaining)
+                    .zip(weights)
+                    .map(|((share, rest), weight)| (rest - share) * (rest - share) * weight)
+                    .sum::<f64>(),
             };
             if chosen.is_none_or(|(best, _)| value > best) {
                 chosen = Some((value, kind));
@@ -95,21 +130,36 @@ fn fill<const W: usize>(instance: &Instance<W>, score: Score, weights: &[f64], k
         }
         first = false;
         let Some((_, kind)) = chosen else { break };
-        let taken = pattern.iter().find(|(taken, _)| *taken as usize == kind).map_or(0, |(_, copies)| *copies);
+        let taken = pattern
+            .iter()
+            .find(|(taken, _)| *taken as usize == kind)
+            .map_or(0, |(_, copies)| *copies);
         // Whole runs of one kind at once where the order is by size: a bin may hold billions of them.
         let copies = if scored && instance.copies_max[kind] <= 1_000 {
             1
         } else {
-            let by_size = instance.sizes_raw[kind].iter().zip(&rest_raw).filter(|(size, _)| **size > 0).map(|(size, rest)| rest / size).min();
-            by_size.expect("every type has weight").unsigned_abs().min(left[kind] - taken)
+            let by_size = instance.sizes_raw[kind]
+                .iter()
+                .zip(&rest_raw)
+                .filter(|(size, _)| **size > 0)
+                .map(|(size, rest)| rest / size)
+                .min();
+            by_size
+                .expect("every type has weight")
+                .unsigned_abs()
+                .min(left[kind] - taken)
         };
         for (dimension, size) in instance.sizes_raw[kind].iter().enumerate() {
-            rest_raw[dimension] -= size * i64::try_from(copies).expect("no more than the capacity holds");
-            remaining[dimension] = rest_raw[dimension] as f64 / instance.capacity_raw[dimension] as f64;
-            
+            rest_raw[dimension] -=
+                size * i64::try_from(copies).expect("no more than the capacity holds");
+            remaining[dimension] =
+                rest_raw[dimension] as f64 / instance.capacity_raw[dimension] as f64;
         }
         rest = repack(instance, &rest_raw, rest, kind, copies);
-        match pattern.iter_mut().find(|(taken, _)| *taken as usize == kind) {
+        match pattern
+            .iter_mut()
+            .find(|(taken, _)| *taken as usize == kind)
+        {
             Some((_, taken)) => *taken += copies,
             None => pattern.push((kind as u32, copies)),
         }
@@ -119,9 +169,17 @@ fn fill<const W: usize>(instance: &Instance<W>, score: Score, weights: &[f64], k
 }
 
 /// The rest after some copies of a kind: by subtraction where they are few.
-fn repack<const W: usize>(instance: &Instance<W>, rest_raw: &[i64], rest: super::packed::Packed<W>, kind: usize, copies: u64) -> super::packed::Packed<W> {
+fn repack<const W: usize>(
+    instance: &Instance<W>,
+    rest_raw: &[i64],
+    rest: super::packed::Packed<W>,
+    kind: usize,
+    copies: u64,
+) -> super::packed::Packed<W> {
     if copies == 1 {
-        return rest.minus(&instance.sizes[kind], &instance.guard).expect("it was seen to fit");
+        return rest
+            .minus(&instance.sizes[kind], &instance.guard)
+            .expect("it was seen to fit");
     }
     instance.pack(rest_raw)
 }

@@ -50,17 +50,33 @@ pub(super) fn validate(problem: &BinProblem) -> Result<(), BinError> {
     let mut total: u64 = 0;
     for (index, item) in problem.items.iter().enumerate() {
         if item.size.len() != expected {
-            return Err(BinError::DimensionCount { item: index, expected, actual: item.size.len() });
+            return Err(BinError::DimensionCount {
+                item: index,
+                expected,
+                actual: item.size.len(),
+            });
         }
         for (dimension, (&size, &capacity)) in item.size.iter().zip(&problem.capacity).enumerate() {
             if size < 0 {
-                return Err(BinError::NegativeSize { item: index, dimension, value: size });
+                return Err(BinError::NegativeSize {
+                    item: index,
+                    dimension,
+                    value: size,
+                });
             }
             if size > capacity && item.count > 0 {
-                return Err(BinError::LargerThanBin { item: index, dimension, size, capacity });
+                return Err(BinError::LargerThanBin {
+                    item: index,
+                    dimension,
+                    size,
+                    capacity,
+                });
             }
         }
-        total = total.checked_add(item.count).filter(|&total| total <= 1 << 63).ok_or(BinError::TooManyItems)?;
+        total = total
+            .checked_add(item.count)
+            .filter(|&total| total <= 1 << 63)
+            .ok_or(BinError::TooManyItems)?;
     }
     Ok(())
 }
@@ -70,21 +86,36 @@ impl Merged {
         // A dimension in which everything together fits into one bin never binds.
         let binding: Vec<usize> = (0..problem.capacity.len())
             .filter(|&dimension| {
-                let total: i128 = problem.items.iter().map(|item| i128::from(item.size[dimension]) * i128::from(item.count)).sum();
+                let total: i128 = problem
+                    .items
+                    .iter()
+                    .map(|item| i128::from(item.size[dimension]) * i128::from(item.count))
+                    .sum();
                 total > i128::from(problem.capacity[dimension])
             })
             .collect();
         let mut by_size: BTreeMap<Vec<i64>, Vec<usize>> = BTreeMap::new();
         let mut weightless = Vec::new();
-        for (index, item) in problem.items.iter().enumerate().filter(|(_, item)| item.count > 0) {
-            let size: Vec<i64> = binding.iter().map(|&dimension| item.size[dimension]).collect();
+        for (index, item) in problem
+            .items
+            .iter()
+            .enumerate()
+            .filter(|(_, item)| item.count > 0)
+        {
+            let size: Vec<i64> = binding
+                .iter()
+                .map(|&dimension| item.size[dimension])
+                .collect();
             if size.iter().all(|&size| size == 0) {
                 weightless.push(index);
             } else {
                 by_size.entry(size).or_default().push(index);
             }
         }
-        let capacity: Vec<i64> = binding.iter().map(|&dimension| problem.capacity[dimension]).collect();
+        let capacity: Vec<i64> = binding
+            .iter()
+            .map(|&dimension| problem.capacity[dimension])
+            .collect();
         let mut merged = Merged {
             layout: Layout::new(&capacity),
             capacity,
@@ -95,7 +126,9 @@ impl Merged {
         };
         for (size, members) in by_size {
             merged.sizes.push(size);
-            merged.counts.push(members.iter().map(|&item| problem.items[item].count).sum());
+            merged
+                .counts
+                .push(members.iter().map(|&item| problem.items[item].count).sum());
             merged.members.push(members);
         }
         merged
@@ -106,7 +139,13 @@ impl Merged {
         let mut left: Vec<Vec<(usize, u64)>> = self
             .members
             .iter()
-            .map(|members| members.iter().rev().map(|&item| (item, problem.items[item].count)).collect())
+            .map(|members| {
+                members
+                    .iter()
+                    .rev()
+                    .map(|&item| (item, problem.items[item].count))
+                    .collect()
+            })
             .collect();
         let mut groups: Vec<BinGroup> = Vec::new();
         for (pattern, count) in bins {
@@ -117,7 +156,9 @@ impl Merged {
                 let mut bins = todo;
                 for &(kind, copies) in pattern {
                     let queue = &left[kind as usize];
-                    let (item, available) = *queue.last().expect("a packing holds no more copies than there are");
+                    let (item, available) = *queue
+                        .last()
+                        .expect("a packing holds no more copies than there are");
                     if available >= copies {
                         bins = bins.min(available / copies);
                         content.push((item, copies));
@@ -159,11 +200,18 @@ impl Merged {
 
     /// Weightless items go together into one bin, or a new one if there is none.
     fn place_weightless(&self, problem: &BinProblem, groups: &mut Vec<BinGroup>) {
-        let content: Vec<(usize, u64)> = self.weightless.iter().map(|&item| (item, problem.items[item].count)).collect();
+        let content: Vec<(usize, u64)> = self
+            .weightless
+            .iter()
+            .map(|&item| (item, problem.items[item].count))
+            .collect();
         match groups.iter().position(|group| group.bins > 0) {
             None => groups.push(BinGroup { content, bins: 1 }),
             Some(index) => {
-                let mut first = BinGroup { content: groups[index].content.clone(), bins: 1 };
+                let mut first = BinGroup {
+                    content: groups[index].content.clone(),
+                    bins: 1,
+                };
                 first.content.extend(content);
                 groups[index].bins -= 1;
                 if groups[index].bins == 0 {
@@ -189,16 +237,34 @@ impl<const W: usize> Instance<W> {
             .iter()
             .zip(&merged.counts)
             .map(|(size, &count)| {
-                let by_size = size.iter().zip(capacity).filter(|(size, _)| **size > 0).map(|(size, capacity)| capacity / size).min();
+                let by_size = size
+                    .iter()
+                    .zip(capacity)
+                    .filter(|(size, _)| **size > 0)
+                    .map(|(size, capacity)| capacity / size)
+                    .min();
                 let fits = by_size.expect("weightless items are taken out before");
-                u32::try_from(fits.unsigned_abs().min(count).min(u64::from(COPIES_MAX))).expect("limited above")
+                u32::try_from(fits.unsigned_abs().min(count).min(u64::from(COPIES_MAX)))
+                    .expect("limited above")
             })
             .collect();
         Instance {
             capacity: merged.layout.pack(capacity),
             guard: merged.layout.guard(),
-            sizes: merged.sizes.iter().map(|size| merged.layout.pack(size)).collect(),
-            shares: merged.sizes.iter().flat_map(|size| size.iter().zip(capacity).map(|(&size, &capacity)| size as f64 / capacity as f64)).collect(),
+            sizes: merged
+                .sizes
+                .iter()
+                .map(|size| merged.layout.pack(size))
+                .collect(),
+            shares: merged
+                .sizes
+                .iter()
+                .flat_map(|size| {
+                    size.iter()
+                        .zip(capacity)
+                        .map(|(&size, &capacity)| size as f64 / capacity as f64)
+                })
+                .collect(),
             copies_max,
             layout: merged.layout.clone(),
             item_count: merged.counts.iter().sum(),

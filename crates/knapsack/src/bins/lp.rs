@@ -70,7 +70,8 @@ impl Master {
 
     /// Adds a column and says its number.
     pub(super) fn add(&mut self, pattern: &Pattern) -> u32 {
-        self.entries.extend(pattern.iter().map(|&(row, copies)| (row, copies as f64)));
+        self.entries
+            .extend(pattern.iter().map(|&(row, copies)| (row, copies as f64)));
         self.starts.push(self.entries.len() as u32);
         self.column_in_basis.push(false);
         (self.starts.len() - 2) as u32
@@ -81,7 +82,8 @@ impl Master {
     }
 
     pub(super) fn column(&self, column: u32) -> &[(u32, f64)] {
-        &self.entries[self.starts[column as usize] as usize..self.starts[column as usize + 1] as usize]
+        &self.entries
+            [self.starts[column as usize] as usize..self.starts[column as usize + 1] as usize]
     }
 
     /// The price of one copy of each type: the dual solution.
@@ -91,15 +93,23 @@ impl Master {
 
     /// The number of bins, fractions counted.
     pub(super) fn value(&self) -> f64 {
-        self.basis.iter().zip(&self.values).filter(|(variable, _)| matches!(variable, Variable::Column(_))).map(|(_, value)| value).sum()
+        self.basis
+            .iter()
+            .zip(&self.values)
+            .filter(|(variable, _)| matches!(variable, Variable::Column(_)))
+            .map(|(_, value)| value)
+            .sum()
     }
 
     /// Columns in use and how many bins of each.
     pub(super) fn solution(&self) -> impl Iterator<Item = (u32, f64)> + '_ {
-        self.basis.iter().zip(&self.values).filter_map(|(variable, &value)| match variable {
-            Variable::Column(column) if value > 1e-7 => Some((*column, value)),
-            _ => None,
-        })
+        self.basis
+            .iter()
+            .zip(&self.values)
+            .filter_map(|(variable, &value)| match variable {
+                Variable::Column(column) if value > 1e-7 => Some((*column, value)),
+                _ => None,
+            })
     }
 
     pub(super) fn right(&self) -> &[f64] {
@@ -113,7 +123,10 @@ impl Master {
     }
 
     fn price_of(&self, column: usize) -> f64 {
-        self.entries[self.starts[column] as usize..self.starts[column + 1] as usize].iter().map(|&(row, copies)| self.prices[row as usize] * copies).sum()
+        self.entries[self.starts[column] as usize..self.starts[column + 1] as usize]
+            .iter()
+            .map(|&(row, copies)| self.prices[row as usize] * copies)
+            .sum()
     }
 
     /// Primal simplex to the optimum over the columns at hand. False if the budget ended first.
@@ -141,14 +154,17 @@ impl Master {
                     entering = Some((Variable::Surplus(row as u32), self.prices[row]));
                 }
             }
-            let Some((entering, reduced_cost)) = entering else { return true };
+            let Some((entering, reduced_cost)) = entering else {
+                return true;
+            };
             let direction = self.direction(entering);
             let mut leaving: Option<(usize, f64)> = None;
             for (position, &step) in direction.iter().enumerate() {
                 if step > 1e-7 {
                     let ratio = self.values[position].max(0.0) / step;
                     let better = leaving.is_none_or(|(best_position, best)| {
-                        ratio < best - 1e-12 || (ratio < best + 1e-12 && step > direction[best_position])
+                        ratio < best - 1e-12
+                            || (ratio < best + 1e-12 && step > direction[best_position])
                     });
                     if better {
                         leaving = Some((position, ratio));
@@ -173,7 +189,10 @@ impl Master {
             if budget.exhausted() {
                 return false;
             }
-            let Some(position) = (0..self.rows).filter(|&position| self.values[position] < -1e-7).min_by(|&a, &b| self.values[a].total_cmp(&self.values[b])) else {
+            let Some(position) = (0..self.rows)
+                .filter(|&position| self.values[position] < -1e-7)
+                .min_by(|&a, &b| self.values[a].total_cmp(&self.values[b]))
+            else {
                 return true;
             };
             let row = self.row(position);
@@ -181,16 +200,26 @@ impl Master {
             let mut consider = |variable, step: f64, reduced_cost: f64| {
                 if step < -1e-7 {
                     let ratio = reduced_cost.max(0.0) / -step;
-                    if entering.is_none_or(|(_, best, best_step)| ratio < best - 1e-12 || (ratio < best + 1e-12 && step < best_step)) {
+                    if entering.is_none_or(|(_, best, best_step)| {
+                        ratio < best - 1e-12 || (ratio < best + 1e-12 && step < best_step)
+                    }) {
                         entering = Some((variable, ratio, step));
                     }
                 }
             };
             for column in 0..self.columns() {
                 if !self.column_in_basis[column] {
-                    let step: f64 = self.column(column as u32).iter().map(|&(index, copies)| row[index as usize] * copies).sum();
+                    let step: f64 = self
+                        .column(column as u32)
+                        .iter()
+                        .map(|&(index, copies)| row[index as usize] * copies)
+                        .sum();
                     if step < -1e-7 {
-                        consider(Variable::Column(column as u32), step, 1.0 - self.price_of(column));
+                        consider(
+                            Variable::Column(column as u32),
+                            step,
+                            1.0 - self.price_of(column),
+                        );
                     }
                 }
             }
@@ -199,7 +228,9 @@ impl Master {
                     consider(Variable::Surplus(index as u32), -step, self.prices[index]);
                 }
             }
-            let Some((entering, _, _)) = entering else { return false };
+            let Some((entering, _, _)) = entering else {
+                return false;
+            };
             let reduced_cost = match entering {
                 Variable::Column(column) => 1.0 - self.price_of(column as usize),
                 Variable::Surplus(row) => self.prices[row as usize],
@@ -219,7 +250,10 @@ impl Master {
         let mut by_row = std::mem::take(&mut self.by_row);
         by_row.iter_mut().for_each(|value| *value = 0.0);
         match entering {
-            Variable::Column(column) => self.column(column).iter().for_each(|&(row, copies)| by_row[row as usize] = copies),
+            Variable::Column(column) => self
+                .column(column)
+                .iter()
+                .for_each(|&(row, copies)| by_row[row as usize] = copies),
             Variable::Surplus(row) => by_row[row as usize] = -1.0,
         }
         let mut direction = vec![0.0; self.rows];
@@ -237,7 +271,14 @@ impl Master {
         row
     }
 
-    fn pivot(&mut self, position: usize, entering: Variable, direction: &[f64], row: &[f64], reduced_cost: f64) {
+    fn pivot(
+        &mut self,
+        position: usize,
+        entering: Variable,
+        direction: &[f64],
+        row: &[f64],
+        reduced_cost: f64,
+    ) {
         let step = self.values[position] / direction[position];
         for (value, along) in self.values.iter_mut().zip(direction) {
             *value -= step * along;
@@ -266,13 +307,21 @@ impl Master {
     /// Values and prices from the factors.
     fn recompute(&mut self) {
         self.by_row.copy_from_slice(&self.right);
-        let (mut by_row, mut values) = (std::mem::take(&mut self.by_row), std::mem::take(&mut self.values));
+        let (mut by_row, mut values) = (
+            std::mem::take(&mut self.by_row),
+            std::mem::take(&mut self.values),
+        );
         self.factors.forward(&mut by_row, &mut values);
         (self.by_row, self.values) = (by_row, values);
         for (cost, variable) in self.by_position.iter_mut().zip(&self.basis) {
-            *cost = if matches!(variable, Variable::Column(_)) { 1.0 } else { 0.0 };
+            *cost = if matches!(variable, Variable::Column(_)) {
+                1.0
+            } else {
+                0.0
+            };
         }
-        self.factors.backward(&mut self.by_position, &mut self.prices);
+        self.factors
+            .backward(&mut self.by_position, &mut self.prices);
     }
 
     /// Factors anew; columns that depend on others give way to surpluses.

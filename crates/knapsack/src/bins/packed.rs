@@ -25,7 +25,10 @@ impl Layout {
         let mut places = Vec::with_capacity(capacity.len());
         let mut guards: Vec<u64> = Vec::new();
         for &capacity in capacity {
-            debug_assert!(capacity > 0, "dimensions without capacity are taken out before");
+            debug_assert!(
+                capacity > 0,
+                "dimensions without capacity are taken out before"
+            );
             let bits = 64 - capacity.unsigned_abs().leading_zeros() + 1;
             let word = match used_bits.iter().position(|used| used + bits <= 64) {
                 Some(word) => word,
@@ -39,7 +42,11 @@ impl Layout {
             used_bits[word] += bits;
             guards[word] |= 1 << (used_bits[word] - 1);
         }
-        Layout { places, word_count: used_bits.len().max(1), guards }
+        Layout {
+            places,
+            word_count: used_bits.len().max(1),
+            guards,
+        }
     }
 
     pub(super) fn word_count(&self) -> usize {
@@ -66,22 +73,20 @@ impl<const W: usize> Packed<W> {
     /// `self - size` if no dimension goes below zero.
     #[inline(always)]
     pub(super) fn minus(&self, size: &Self, guard: &Self) -> Option<Self> {
-        let mut words = [0; W];
         let mut missing = 0;
-        for word in 0..W {
+        let words = std::array::from_fn(|word| {
             let difference = (self.0[word] | guard.0[word]).wrapping_sub(size.0[word]);
             missing |= !difference & guard.0[word];
-            words[word] = difference & !guard.0[word];
-        }
+            difference & !guard.0[word]
+        });
         (missing == 0).then_some(Packed(words))
     }
 
     #[inline(always)]
     pub(super) fn fits(&self, size: &Self, guard: &Self) -> bool {
         let mut missing = 0;
-        for word in 0..W {
-            let difference = (self.0[word] | guard.0[word]).wrapping_sub(size.0[word]);
-            missing |= !difference & guard.0[word];
+        for ((rest, size), guard) in self.0.iter().zip(&size.0).zip(&guard.0) {
+            missing |= !(rest | guard).wrapping_sub(*size) & guard;
         }
         missing == 0
     }

@@ -81,10 +81,20 @@ impl<const W: usize> Pricer<W> {
     }
 
     /// Takes over prices, and how many copies of each type may be used.
-    pub(super) fn prepare(&mut self, instance: &Instance<W>, prices: &[f64], copies: impl Fn(usize) -> u64, budget: &mut Budget) {
+    pub(super) fn prepare(
+        &mut self,
+        instance: &Instance<W>,
+        prices: &[f64],
+        copies: impl Fn(usize) -> u64,
+        budget: &mut Budget,
+    ) {
         let weight_sum: f64 = self.weights.iter().sum();
         let limit = |kind: usize| copies(kind).min(u64::from(instance.copies_max[kind]));
-        let sum: f64 = prices.iter().enumerate().map(|(kind, price)| price.max(0.0) * limit(kind) as f64).sum();
+        let sum: f64 = prices
+            .iter()
+            .enumerate()
+            .map(|(kind, price)| price.max(0.0) * limit(kind) as f64)
+            .sum();
         self.scale = SCALE_MAX.min(PRICE_SUM_MAX / sum.max(1.0)).floor();
         self.candidates.clear();
         for (kind, &price) in prices.iter().enumerate() {
@@ -93,7 +103,13 @@ impl<const W: usize> Pricer<W> {
             if price < 1.0 || copies_max == 0 {
                 continue;
             }
-            let exact: f64 = instance.share(kind).iter().zip(&self.weights).map(|(share, weight)| share * weight).sum::<f64>() / weight_sum;
+            let exact: f64 = instance
+                .share(kind)
+                .iter()
+                .zip(&self.weights)
+                .map(|(share, weight)| share * weight)
+                .sum::<f64>()
+                / weight_sum;
             self.candidates.push(Candidate {
                 size: instance.sizes[kind],
                 price: price as u32,
@@ -104,8 +120,11 @@ impl<const W: usize> Pricer<W> {
                 weight_exact: exact * (1.0 - 1e-9),
             });
         }
-        let ratio = |candidate: &Candidate<W>| f64::from(candidate.price) / candidate.weight_exact.max(1e-9);
-        self.candidates.sort_by(|a, b| ratio(b).total_cmp(&ratio(a)).then(a.kind.cmp(&b.kind)));
+        let ratio = |candidate: &Candidate<W>| {
+            f64::from(candidate.price) / candidate.weight_exact.max(1e-9)
+        };
+        self.candidates
+            .sort_by(|a, b| ratio(b).total_cmp(&ratio(a)).then(a.kind.cmp(&b.kind)));
         self.fill_table();
         budget.spend((self.candidates.len() * ROOM / 8) as u64);
     }
@@ -121,10 +140,14 @@ impl<const W: usize> Pricer<W> {
             let row = &mut head[position * width..];
             row.copy_from_slice(&tail[..width]);
             let weight = candidate.weight as usize;
-            let useful = if weight == 0 { candidate.copies_max } else { candidate.copies_max.min((ROOM / weight) as u32) };
+            let useful = match ROOM.checked_div(weight) {
+                None => candidate.copies_max,
+                Some(fitting) => candidate.copies_max.min(fitting as u32),
+            };
             if weight == 0 {
                 let gain = candidate.price.saturating_mul(useful);
-                row.iter_mut().for_each(|value| *value = value.saturating_add(gain));
+                row.iter_mut()
+                    .for_each(|value| *value = value.saturating_add(gain));
                 continue;
             }
             for copies in 1..=useful.min(TABLE_COPIES_MAX) {
@@ -149,12 +172,23 @@ impl<const W: usize> Pricer<W> {
     }
 
     /// Contents worth more than one bin at `true_prices`, each the best found from another first item at the prepared ones.
-    pub(super) fn spread(&mut self, true_prices: &[f64], smooth: bool, nodes_each: u64, patterns_max: usize, budget: &mut Budget) -> Vec<Pattern> {
+    pub(super) fn spread(
+        &mut self,
+        true_prices: &[f64],
+        smooth: bool,
+        nodes_each: u64,
+        patterns_max: usize,
+        budget: &mut Budget,
+    ) -> Vec<Pattern> {
         let mut patterns: Vec<Pattern> = Vec::new();
         let mut covered = vec![false; self.candidates.len()];
         // A ten-thousandth of a bin: anything less would not move the linear program.
         // Smoothed prices are compared only after the search, by the true ones.
-        let threshold = if smooth { self.unit() / 2 } else { self.unit() + self.unit() / 10_000 };
+        let threshold = if smooth {
+            self.unit() / 2
+        } else {
+            self.unit() + self.unit() / 10_000
+        };
         let mut order: Vec<usize> = (0..self.candidates.len()).collect();
         order.sort_by_key(|&position| std::cmp::Reverse(self.candidates[position].price));
         for start in order {
@@ -163,7 +197,10 @@ impl<const W: usize> Pricer<W> {
             }
             if self.from(start, threshold, nodes_each, budget) {
                 let pattern = self.best_pattern();
-                let worth: f64 = pattern.iter().map(|&(kind, copies)| true_prices[kind as usize] * copies as f64).sum();
+                let worth: f64 = pattern
+                    .iter()
+                    .map(|&(kind, copies)| true_prices[kind as usize] * copies as f64)
+                    .sum();
                 if worth > 1.0 + 1e-6 {
                     for &position in &self.best_path {
                         covered[position as usize] = true;
@@ -179,7 +216,12 @@ impl<const W: usize> Pricer<W> {
     }
 
     /// A whole packing, bin after bin: each the best content found around the dearest item that is left.
-    pub(super) fn sequence(&mut self, left: &mut [u64], nodes_each: u64, budget: &mut Budget) -> Vec<(Pattern, u64)> {
+    pub(super) fn sequence(
+        &mut self,
+        left: &mut [u64],
+        nodes_each: u64,
+        budget: &mut Budget,
+    ) -> Vec<(Pattern, u64)> {
         let mut order: Vec<usize> = (0..self.candidates.len()).collect();
         order.sort_by_key(|&position| std::cmp::Reverse(self.candidates[position].price));
         let mut bins = Vec::new();
@@ -187,13 +229,19 @@ impl<const W: usize> Pricer<W> {
             while self.candidates[start].copies_max > 0 && !budget.exhausted() {
                 self.from(start, 0, nodes_each, budget);
                 let pattern = self.best_pattern();
-                let times = pattern.iter().map(|&(kind, copies)| left[kind as usize] / copies).min().expect("it holds the start");
+                let times = pattern
+                    .iter()
+                    .map(|&(kind, copies)| left[kind as usize] / copies)
+                    .min()
+                    .expect("it holds the start");
                 for &(kind, copies) in &pattern {
                     left[kind as usize] -= copies * times;
                 }
                 for index in 0..self.best_path.len() {
                     let candidate = &mut self.candidates[self.best_path[index] as usize];
-                    candidate.copies_max = candidate.copies_max.min(u32::try_from(left[candidate.kind as usize]).unwrap_or(u32::MAX));
+                    candidate.copies_max = candidate
+                        .copies_max
+                        .min(u32::try_from(left[candidate.kind as usize]).unwrap_or(u32::MAX));
                 }
                 bins.push((pattern, times));
             }
@@ -202,7 +250,13 @@ impl<const W: usize> Pricer<W> {
     }
 
     /// The best content of all, if the search ends within `nodes_max` nodes; a bound on its worth otherwise.
-    pub(super) fn exact(&mut self, instance: &Instance<W>, copies: impl Fn(usize) -> u64, nodes_max: u64, budget: &mut Budget) -> Proof {
+    pub(super) fn exact(
+        &mut self,
+        instance: &Instance<W>,
+        copies: impl Fn(usize) -> u64,
+        nodes_max: u64,
+        budget: &mut Budget,
+    ) -> Proof {
         let mut total: u128 = 0;
         for candidate in &self.candidates {
             total += u128::from(candidate.price) * u128::from(copies(candidate.kind as usize));
@@ -217,11 +271,23 @@ impl<const W: usize> Pricer<W> {
         self.lists.extend(0..self.candidates.len() as u32);
         self.bettered.clear();
         self.keep_bettered = true;
-        self.descend(0, self.candidates.len(), self.capacity, ROOM, 1.0, 0, budget);
+        self.descend(
+            0,
+            self.candidates.len(),
+            self.capacity,
+            ROOM,
+            1.0,
+            0,
+            budget,
+        );
         self.keep_bettered = false;
         let complete = self.nodes <= self.nodes_max;
         Proof {
-            value_max: if complete { self.best } else { u64::from(self.table[ROOM]).max(self.unit()) },
+            value_max: if complete {
+                self.best
+            } else {
+                u64::from(self.table[ROOM]).max(self.unit())
+            },
             total,
             patterns: std::mem::take(&mut self.bettered),
         }
@@ -244,16 +310,36 @@ impl<const W: usize> Pricer<W> {
             self.best = u64::from(candidate.price);
             self.best_path.clone_from(&self.path);
         }
-        let rest = self.capacity.minus(&candidate.size, &self.guard).expect("every type fits into an empty bin");
+        let rest = self
+            .capacity
+            .minus(&candidate.size, &self.guard)
+            .expect("every type fits into an empty bin");
         let count = self.candidates.len();
         self.lists.clear();
         self.lists.extend(0..count as u32);
-        self.descend(0, count, rest, room, 1.0 - candidate.weight_exact, u64::from(candidate.price), budget);
+        self.descend(
+            0,
+            count,
+            rest,
+            room,
+            1.0 - candidate.weight_exact,
+            u64::from(candidate.price),
+            budget,
+        );
         budget.spend(count as u64);
         self.best > threshold
     }
 
-    fn descend(&mut self, from: usize, to: usize, rest: Packed<W>, room: usize, room_exact: f64, value: u64, budget: &mut Budget) {
+    fn descend(
+        &mut self,
+        from: usize,
+        to: usize,
+        rest: Packed<W>,
+        room: usize,
+        room_exact: f64,
+        value: u64,
+        budget: &mut Budget,
+    ) {
         self.nodes = self.nodes.saturating_add(1);
         budget.spend(4 + (to - from) as u64 / 4);
         if budget.exhausted() {
@@ -293,7 +379,8 @@ impl<const W: usize> Pricer<W> {
         if value as f64 + bound + 1.0 > self.best as f64 {
             for index in begin..end {
                 let position = self.lists[index];
-                if value + u64::from(self.table[position as usize * (ROOM + 1) + room]) <= self.best {
+                if value + u64::from(self.table[position as usize * (ROOM + 1) + room]) <= self.best
+                {
                     break;
                 }
                 let candidate = self.candidates[position as usize];
@@ -307,8 +394,18 @@ impl<const W: usize> Pricer<W> {
                         self.bettered.push(pattern);
                     }
                 }
-                let rest = rest.minus(&candidate.size, &self.guard).expect("it was seen to fit");
-                self.descend(index, end, rest, room - candidate.weight as usize, room_exact - candidate.weight_exact, value, budget);
+                let rest = rest
+                    .minus(&candidate.size, &self.guard)
+                    .expect("it was seen to fit");
+                self.descend(
+                    index,
+                    end,
+                    rest,
+                    room - candidate.weight as usize,
+                    room_exact - candidate.weight_exact,
+                    value,
+                    budget,
+                );
                 self.path.pop();
                 if self.nodes > self.nodes_max {
                     break;

@@ -21,7 +21,11 @@ pub(super) fn solve(problem: &BinProblem, options: &BinOptions) -> BinPacking {
         }
     };
     let groups = merged.expand(problem, &bins);
-    BinPacking { bin_count: groups.iter().map(|group| group.bins).sum(), groups, lower_bound }
+    BinPacking {
+        bin_count: groups.iter().map(|group| group.bins).sum(),
+        groups,
+        lower_bound,
+    }
 }
 
 /// The best packing so far and the best bound.
@@ -47,9 +51,17 @@ impl Incumbent {
     }
 }
 
-fn pack<const W: usize>(merged: &Merged, options: &BinOptions, budget: &mut Budget) -> (Vec<(Pattern, u64)>, u64) {
+fn pack<const W: usize>(
+    merged: &Merged,
+    options: &BinOptions,
+    budget: &mut Budget,
+) -> (Vec<(Pattern, u64)>, u64) {
     let instance = Instance::<W>::new(merged);
-    let mut best = Incumbent { bins: Vec::new(), count: u64::MAX, lower_bound: bound::lower_bound(&instance) };
+    let mut best = Incumbent {
+        bins: Vec::new(),
+        count: u64::MAX,
+        lower_bound: bound::lower_bound(&instance),
+    };
     for score in Score::ALL {
         best.offer(greedy::pack(&instance, score, None));
         if best.is_optimal() {
@@ -61,13 +73,23 @@ fn pack<const W: usize>(merged: &Merged, options: &BinOptions, budget: &mut Budg
     {
         best.offer(bins);
     }
-    if !best.is_optimal() && instance.copies_max.iter().all(|&copies| copies < COPIES_MAX) {
+    if !best.is_optimal()
+        && instance
+            .copies_max
+            .iter()
+            .all(|&copies| copies < COPIES_MAX)
+    {
         generate(&instance, &mut best, options, budget);
     }
     (best.bins, best.lower_bound)
 }
 
-fn generate<const W: usize>(instance: &Instance<W>, best: &mut Incumbent, options: &BinOptions, budget: &mut Budget) {
+fn generate<const W: usize>(
+    instance: &Instance<W>,
+    best: &mut Incumbent,
+    options: &BinOptions,
+    budget: &mut Budget,
+) {
     let mut columns = ColumnGeneration::new(instance, best.lower_bound, options.seed);
     for (pattern, _) in &best.bins {
         columns.add(pattern);
@@ -93,7 +115,13 @@ fn generate<const W: usize>(instance: &Instance<W>, best: &mut Incumbent, option
 }
 
 /// One dive; what it leaves over is packed greedily.
-fn dive<const W: usize>(instance: &Instance<W>, best: &mut Incumbent, columns: &mut ColumnGeneration<W>, shake: f64, budget: &mut Budget) {
+fn dive<const W: usize>(
+    instance: &Instance<W>,
+    best: &mut Incumbent,
+    columns: &mut ColumnGeneration<W>,
+    shake: f64,
+    budget: &mut Budget,
+) {
     let bins = columns.dive(best.count - 1, shake, budget);
     let mut left = instance.counts.clone();
     for (pattern, times) in &bins {
