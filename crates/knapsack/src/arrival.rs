@@ -71,7 +71,7 @@ pub enum ArrivalError {
         expected: usize,
         actual: usize,
     },
-    #[error("{0} holds a negative number")]
+    #[error("{0} holds a number that is negative or too large")]
     Negative(&'static str),
     #[error("node {0} does not exist")]
     NoNode(usize),
@@ -102,11 +102,16 @@ impl Fleet {
         let dimensions = nodes.first().map_or(0, |node| node.capacity.len());
         for node in &nodes {
             check_length("a node", dimensions, node.capacity.len())?;
-            if node
-                .capacity
+            let parts = node
+                .devices
                 .iter()
-                .chain(&node.devices)
-                .any(|&number| number < 0)
+                .try_fold(0i64, |sum, &parts| sum.checked_add(parts));
+            if parts.is_none()
+                || node
+                    .capacity
+                    .iter()
+                    .chain(&node.devices)
+                    .any(|&number| number < 0)
             {
                 return Err(ArrivalError::Negative("a node"));
             }
@@ -178,13 +183,14 @@ impl Fleet {
         check_request(whole.capacity.len(), request)?;
         let mut left = self.left[node].clone();
         for (dimension, size) in request.size.iter().enumerate() {
-            left.capacity[dimension] += size;
+            left.capacity[dimension] = left.capacity[dimension].saturating_add(*size);
         }
         for &device in &placement.devices {
-            *left
+            let parts = left
                 .devices
                 .get_mut(device)
-                .ok_or(ArrivalError::NotPlaced(node))? += request.device_share;
+                .ok_or(ArrivalError::NotPlaced(node))?;
+            *parts = parts.saturating_add(request.device_share);
         }
         let over = left
             .capacity
@@ -231,3 +237,6 @@ fn check_request(dimensions: usize, request: &Request) -> Result<(), ArrivalErro
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

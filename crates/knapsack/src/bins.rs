@@ -4,14 +4,13 @@
 //! number of bins of every packing and whether the two meet. [`check`] re-checks a packing and shares
 //! no code with the solver.
 //!
-//! In order: identical items become one type with a count; volume and dual-feasible-function bounds
-//! ([`bound`]); greedy packings ([`greedy`]); an exact cover where every bin must be exactly full
-//! ([`exact_fit`]); column generation, whose dual prices give a bound that is re-proven in integers
-//! ([`colgen`], [`lp`], [`pricing`]); diving into its columns; a local search that holds the number of
-//! bins fixed one below the best known and moves items until none is left over ([`local`]).
+//! In order (`search`): identical items become one type with a count (`instance`); volume and
+//! dual-feasible-function bounds (`bound`); greedy packings (`greedy`); an exact cover where every bin
+//! must be exactly full (`exact_fit`); column generation, whose dual prices give a bound that is
+//! re-proven in integers, and diving into its columns (`colgen`, `lp`, `factor`, `pricing`).
 //!
 //! Invariants: no bin is overfull in any dimension and no item is left out, whatever the budget; the
-//! lower bound never depends on a floating-point comparison; the same problem, seed and work limit
+//! lower bound is a quotient of integers that an exact search proved; the same problem, seed and work limit
 //! yield the same packing. Deliberately absent: bins of several kinds, and assignment limits between
 //! items (conflicts); [`crate::solve`] has those.
 
@@ -19,9 +18,9 @@ mod bound;
 mod check;
 mod colgen;
 mod exact_fit;
+mod factor;
 mod greedy;
 mod instance;
-//mod local;
 mod lp;
 mod packed;
 mod pricing;
@@ -48,7 +47,7 @@ pub struct BinItem {
 pub struct BinOptions<'a> {
     /// Upper limit of elementary steps (about ten nanoseconds each). A greedy packing always completes.
     pub work_max: u64,
-    /// Drives the local search and the order of dives, and nothing else.
+    /// Drives the order of dives and nothing else.
     pub seed: u64,
     /// Asked some thousand times a second: true ends the search with the best answer so far. The caller's clock lives here.
     pub stop: Option<&'a dyn Fn() -> bool>,
@@ -159,11 +158,6 @@ impl<'a> Budget<'a> {
         self.done = self.done.saturating_add(steps);
     }
 
-    /// Steps done so far.
-    pub(crate) fn done(&self) -> u64 {
-        self.done
-    }
-
     #[inline]
     pub(crate) fn exhausted(&mut self) -> bool {
         if self.stopped {
@@ -180,4 +174,4 @@ impl<'a> Budget<'a> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

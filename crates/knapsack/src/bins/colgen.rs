@@ -33,6 +33,8 @@ pub(super) struct ColumnGeneration<'i, const W: usize> {
     random: Random,
     /// Prices that follow those of the linear program with a delay.
     prices_smooth: Vec<f64>,
+    /// How much of the smooth prices stays now.
+    smoothing: f64,
 }
 
 impl<'i, const W: usize> ColumnGeneration<'i, W> {
@@ -68,6 +70,7 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
             converged: false,
             random,
             prices_smooth: Vec::new(),
+            smoothing: SMOOTHING,
         }
     }
 
@@ -135,13 +138,32 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
     }
 
     /// Solves the linear program over all contents; stops early once the bound reaches `target`.
-    pub(super) fn solve_root(&mut self, target: u64, budget: &mut Budget) {
+    ///
+    /// With `patience` it also stops where the program's value hardly falls any more: what follows
+    /// serves the proof only. Another call goes on from there.
+    pub(super) fn solve_root(&mut self, target: u64, patience: bool, budget: &mut Budget) {
         let instance = self.instance;
-        let mut smoothing = SMOOTHING;
+        let mut smoothing = self.smoothing;
         let mut nodes = NODES_QUICK;
+        let mut values: Vec<f64> = Vec::new();
+        // A dive may have left values below zero.
+        if !self.master.repair(budget) {
+            return;
+        }
         loop {
             if !self.master.optimise(budget) {
                 return;
+            }
+            self.smoothing = smoothing;
+            values.push(self.worth(&instance.counts));
+            if patience && values.len() > PATIENCE_ROUNDS {
+                let (now, then) = (
+                    values[values.len() - 1],
+                    values[values.len() - 1 - PATIENCE_ROUNDS],
+                );
+                if then - now < PATIENCE_BINS && (then - 1e-4).ceil() == (now - 1e-4).ceil() {
+                    return;
+                }
             }
             let prices = self.master.prices().to_vec();
             if self.prices_smooth.is_empty() {
@@ -160,15 +182,6 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
             let mut added = 0;
             for pattern in &found {
                 added += usize::from(self.add(pattern));
-            }
-            if std::env::var("T").is_ok() {
-                let m = &self.master;
-                eprintln!(
-                    "cols {} pivots {} value {:.3} added {added} smoothing {smoothing}",
-                    m.columns(),
-                    m.total,
-                    m.value()
-                );
             }
             if added > 0 {
                 continue;
@@ -189,13 +202,6 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
                 .lower_bound
                 .max(u64::try_from(bound).expect("no more bins than items"));
             let reached = self.lower_bound as f64 >= self.worth(&instance.counts) - 1e-4;
-            if std::env::var("T").is_ok() {
-                eprintln!(
-                    "bound {:.3} lb {} reached {reached}",
-                    proof.total as f64 / proof.value_max as f64,
-                    self.lower_bound
-                );
-            }
             if reached || self.lower_bound >= target {
                 self.converged = reached;
                 return;
@@ -232,9 +238,10 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
             {
                 break;
             }
-            let Some(choice) = self.choose(&left, shake) else {
+            let choice = self.choose(&left, shake);
+            if choice.is_empty() {
                 break;
-            };
+            }
             for (pattern, times) in choice {
                 let times = times.min(bins_max - fixed_count);
                 if times == 0 {
@@ -297,50 +304,73 @@ impl<'i, const W: usize> ColumnGeneration<'i, W> {
         !budget.exhausted()
     }
 
-    /// The bins to fix next: whole parts of the solution, or else the column with the largest fraction.
-    fn choose(&mut self, left: &[u64], shake: f64) -> Option<Vec<(Pattern, u64)>> {
-        let mut whole: Vec<(Pattern, u64)> = Vec::new();
+    /// The bins to fix next: whole parts of the solution, or else the columns with the largest fractions.
+    fn choose(&mut self, left: &[u64], shake: f64) -> Vec<(Pattern, u64)> {
+        let mut chosen: Vec<(Pattern, u64)> = Vec::new();
         let mut rest = left.to_vec();
-        let mut best: Option<(f64, Pattern)> = None;
+        let mut fractions: Vec<(f64, u32)> = Vec::new();
         let solution: Vec<(u32, f64)> = self.master.solution().collect();
-        for (column, value) in solution {
-            let pattern: Pattern = self.patterns[column as usize]
+        for &(column, value) in &solution {
+            let times = (value + 1e-4).floor() as u64;
+            if times >= 1 {
+                take(
+                    &self.patterns[column as usize],
+                    times,
+                    &mut rest,
+                    &mut chosen,
+                );
+            } else {
+                fractions.push((value + shake * greedy::unit(&mut self.random), column));
+            }
+        }
+        if !chosen.is_empty() {
+            return chosen;
+        }
+        fractions.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let most = (self.master.value() * FIX_SHARE) as usize;
+        for (score, column) in fractions {
+            let pattern = &self.patterns[column as usize];
+            // Only the first may lose members to what was chosen before it.
+            let whole = pattern
                 .iter()
-                .map(|&(kind, copies)| (kind, copies.min(rest[kind as usize])))
-                .filter(|&(_, copies)| copies > 0)
-                .collect();
-            if pattern.is_empty() {
-                continue;
-            }
-            let times = (value + 1e-4).floor();
-            if times >= 1.0 {
-                let times = pattern
-                    .iter()
-                    .map(|&(kind, copies)| rest[kind as usize] / copies)
-                    .min()
-                    .unwrap_or(0)
-                    .min(times as u64);
-                for &(kind, copies) in &pattern {
-                    rest[kind as usize] -= copies * times;
-                }
-                whole.push((pattern, times));
-                continue;
-            }
-            let score = value + shake * greedy::unit(&mut self.random);
-            if best.as_ref().is_none_or(|(best, _)| score > *best) {
-                best = Some((score, pattern));
+                .all(|&(kind, copies)| rest[kind as usize] >= copies);
+            if chosen.is_empty() || (whole && score >= FIX_FROM && chosen.len() < most) {
+                take(pattern, 1, &mut rest, &mut chosen);
             }
         }
-        if whole.is_empty() {
-            best.map(|(_, pattern)| vec![(pattern, 1)])
-        } else {
-            Some(whole)
-        }
+        chosen
     }
 }
 
+/// Takes what is left of a content, as often as it goes, out of the copies.
+fn take(pattern: &Pattern, times: u64, rest: &mut [u64], chosen: &mut Vec<(Pattern, u64)>) {
+    let pattern: Pattern = pattern
+        .iter()
+        .map(|&(kind, copies)| (kind, copies.min(rest[kind as usize])))
+        .filter(|&(_, copies)| copies > 0)
+        .collect();
+    let Some(most) = pattern
+        .iter()
+        .map(|&(kind, copies)| rest[kind as usize] / copies)
+        .min()
+    else {
+        return;
+    };
+    let times = times.min(most);
+    for &(kind, copies) in &pattern {
+        rest[kind as usize] -= copies * times;
+    }
+    chosen.push((pattern, times));
+}
+
+/// Over so many rounds the value must fall by this part of a bin, or patience ends.
+const PATIENCE_ROUNDS: usize = 4;
+const PATIENCE_BINS: f64 = 0.15;
+/// From this value on a column is fixed together with the largest, and at most this share of all bins at once.
+const FIX_FROM: f64 = 0.6;
+const FIX_SHARE: f64 = 0.04;
 /// Rounds of pricing after one fixing.
-const SETTLE_ROUNDS_MAX: u32 = 12;
+const SETTLE_ROUNDS_MAX: u32 = 3;
 /// Search nodes of one bin of a packing by value correction.
 const NODES_SEQUENCE: u64 = 100;
 /// How far a price moves towards what its bin says, each round.

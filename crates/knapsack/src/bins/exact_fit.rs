@@ -232,15 +232,7 @@ fn cover<const W: usize>(
         random: Random(0x5EED | 1),
     };
     for _ in 0..ATTEMPTS_MAX {
-        let r = cover.search(budget);
-        if std::env::var("T").is_ok() {
-            eprintln!(
-                "cover {r:?} chosen {} branches {}",
-                cover.chosen.len(),
-                cover.branches
-            );
-        }
-        match r {
+        match cover.search(budget) {
             Some(true) => {
                 return Some(
                     cover

@@ -1,17 +1,18 @@
 //! The linear program of column generation: minimise the number of bins that cover every type's copies.
 //!
 //! A revised simplex method over a growing set of columns (a column is a bin's content and costs one
-//! bin), with a dense inverse of the basis, column by column. [`Master::optimise`] is the primal
+//! bin), with the basis in sparse factors (see `factor`). [`Master::optimise`] is the primal
 //! method after columns were added; [`Master::repair`] the dual method after right sides changed.
 //! Floating point throughout: nothing that is proven rests on it (see `colgen`).
 
 use super::Budget;
+use super::factor::Factors;
 use super::instance::Pattern;
 
 /// A number smaller than this is zero to the simplex method.
 const ZERO: f64 = 1e-9;
-/// Pivots between two fresh inverses, against accumulated error.
-const PIVOTS_MAX: u32 = 1000;
+/// Exchanges between two factorisations: more would make every solution slower than factoring anew.
+const EXCHANGES_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Variable {
@@ -29,14 +30,13 @@ pub(super) struct Master {
     basis: Vec<Variable>,
     column_in_basis: Vec<bool>,
     surplus_in_basis: Vec<bool>,
-    /// Column-major inverse of the basis matrix: `[row of the problem][position in the basis]`.
-    inverse: Vec<f64>,
+    factors: Factors,
     /// Values of the basic variables.
     values: Vec<f64>,
     prices: Vec<f64>,
-    pivots: u32,
-    pub(super) total: u64,
-    blocked: Vec<bool>,
+    /// By row; zero between uses.
+    by_row: Vec<f64>,
+    by_position: Vec<f64>,
 }
 
 impl Master {
@@ -50,22 +50,21 @@ impl Master {
             basis: Vec::with_capacity(rows),
             column_in_basis: Vec::new(),
             surplus_in_basis: vec![false; rows],
-            inverse: vec![0.0; rows * rows],
+            factors: Factors::default(),
             values: Vec::with_capacity(rows),
             prices: Vec::with_capacity(rows),
-            pivots: 0,
-            total: 0,
+            by_row: vec![0.0; rows],
+            by_position: vec![0.0; rows],
             right,
-            blocked: Vec::new(),
         };
         for (row, &copies) in copies.iter().enumerate() {
             let column = master.add(&vec![(row as u32, copies)]);
             master.basis.push(Variable::Column(column));
             master.column_in_basis[column as usize] = true;
-            master.inverse[row * rows + row] = 1.0 / copies as f64;
-            master.values.push(master.right[row] / copies as f64);
-            master.prices.push(1.0 / copies as f64);
+            master.values.push(0.0);
+            master.prices.push(0.0);
         }
+        master.refresh();
         master
     }
 
@@ -75,7 +74,6 @@ impl Master {
             .extend(pattern.iter().map(|&(row, copies)| (row, copies as f64)));
         self.starts.push(self.entries.len() as u32);
         self.column_in_basis.push(false);
-        self.blocked.push(false);
         (self.starts.len() - 2) as u32
     }
 
@@ -134,14 +132,14 @@ impl Master {
     /// Primal simplex to the optimum over the columns at hand. False if the budget ended first.
     pub(super) fn optimise(&mut self, budget: &mut Budget) -> bool {
         for _ in 0..PIVOT_ROUNDS_MAX {
-            budget.spend(((self.entries.len() + self.rows * self.rows / 2) / 4) as u64);
+            budget.spend(((self.entries.len() + 3 * self.factors.entry_count()) / 8) as u64);
             if budget.exhausted() {
                 return false;
             }
             let mut entering: Option<(Variable, f64)> = None;
             let mut best = 1e-7;
             for column in 0..self.columns() {
-                if self.column_in_basis[column] || self.blocked[column] {
+                if self.column_in_basis[column] {
                     continue;
                 }
                 let gain = self.price_of(column) - 1.0;
@@ -174,11 +172,12 @@ impl Master {
                 }
             }
             let Some((position, _)) = leaving else {
-                // Costs are positive, so an unbounded direction is a numerical accident: start from a fresh inverse.
+                // Costs are positive, so an unbounded direction is a numerical accident: start from fresh factors.
                 self.refresh();
                 return true;
             };
-            self.pivot(position, entering, &direction, reduced_cost);
+            let row = self.row(position);
+            self.pivot(position, entering, &direction, &row, reduced_cost);
         }
         true
     }
@@ -186,7 +185,7 @@ impl Master {
     /// Dual simplex until every value is positive again. False if it could not be done.
     pub(super) fn repair(&mut self, budget: &mut Budget) -> bool {
         for _ in 0..PIVOT_ROUNDS_MAX {
-            budget.spend(((self.entries.len() + self.rows * self.rows / 2) / 4) as u64);
+            budget.spend(((self.entries.len() + 3 * self.factors.entry_count()) / 8) as u64);
             if budget.exhausted() {
                 return false;
             }
@@ -196,9 +195,7 @@ impl Master {
             else {
                 return true;
             };
-            let row: Vec<f64> = (0..self.rows)
-                .map(|column| self.inverse[column * self.rows + position])
-                .collect();
+            let row = self.row(position);
             let mut entering: Option<(Variable, f64, f64)> = None;
             let mut consider = |variable, step: f64, reduced_cost: f64| {
                 if step < -1e-7 {
@@ -211,7 +208,7 @@ impl Master {
                 }
             };
             for column in 0..self.columns() {
-                if !self.column_in_basis[column] && !self.blocked[column] {
+                if !self.column_in_basis[column] {
                     let step: f64 = self
                         .column(column as u32)
                         .iter()
@@ -243,143 +240,113 @@ impl Master {
                 self.refresh();
                 return false;
             }
-            self.pivot(position, entering, &direction, reduced_cost);
+            self.pivot(position, entering, &direction, &row, reduced_cost);
         }
         false
     }
 
-    fn direction(&self, entering: Variable) -> Vec<f64> {
-        let mut direction = vec![0.0; self.rows];
-        let mut add = |row: u32, factor: f64| {
-            let start = row as usize * self.rows;
-            for (sum, inverse) in direction
-                .iter_mut()
-                .zip(&self.inverse[start..start + self.rows])
-            {
-                *sum += inverse * factor;
-            }
-        };
+    /// How the basic variables change as this one enters: `B^-1 a`.
+    fn direction(&mut self, entering: Variable) -> Vec<f64> {
+        let mut by_row = std::mem::take(&mut self.by_row);
+        by_row.iter_mut().for_each(|value| *value = 0.0);
         match entering {
             Variable::Column(column) => self
                 .column(column)
                 .iter()
-                .for_each(|&(row, copies)| add(row, copies)),
-            Variable::Surplus(row) => add(row, -1.0),
+                .for_each(|&(row, copies)| by_row[row as usize] = copies),
+            Variable::Surplus(row) => by_row[row as usize] = -1.0,
         }
+        let mut direction = vec![0.0; self.rows];
+        self.factors.forward(&mut by_row, &mut direction);
+        self.by_row = by_row;
         direction
     }
 
-    fn pivot(&mut self, position: usize, entering: Variable, direction: &[f64], reduced_cost: f64) {
-        let rows = self.rows;
+    /// A row of the inverse of the basis.
+    fn row(&mut self, position: usize) -> Vec<f64> {
+        self.by_position.iter_mut().for_each(|value| *value = 0.0);
+        self.by_position[position] = 1.0;
+        let mut row = vec![0.0; self.rows];
+        self.factors.backward(&mut self.by_position, &mut row);
+        row
+    }
+
+    fn pivot(
+        &mut self,
+        position: usize,
+        entering: Variable,
+        direction: &[f64],
+        row: &[f64],
+        reduced_cost: f64,
+    ) {
         let step = self.values[position] / direction[position];
         for (value, along) in self.values.iter_mut().zip(direction) {
             *value -= step * along;
         }
         self.values[position] = step;
         let price_step = reduced_cost / direction[position];
-        for row in 0..rows {
-            self.prices[row] += price_step * self.inverse[row * rows + position];
+        for (price, inverse) in self.prices.iter_mut().zip(row) {
+            *price += price_step * inverse;
         }
-        self.pivot_inverse(position, direction);
-        match self.basis[position] {
-            Variable::Column(column) => self.column_in_basis[column as usize] = false,
-            Variable::Surplus(row) => self.surplus_in_basis[row as usize] = false,
-        }
+        self.factors.exchange(position, direction);
+        self.mark(self.basis[position], false);
         self.basis[position] = entering;
-        match entering {
-            Variable::Column(column) => self.column_in_basis[column as usize] = true,
-            Variable::Surplus(row) => self.surplus_in_basis[row as usize] = true,
-        }
-        self.pivots += 1;
-        self.total += 1;
-        if self.pivots >= PIVOTS_MAX {
+        self.mark(entering, true);
+        if self.factors.exchange_count() >= EXCHANGES_MAX {
             self.refresh();
-        } else if self.pivots.is_multiple_of(50) {
-            self.recompute();
         }
     }
 
-    fn pivot_inverse(&mut self, position: usize, direction: &[f64]) {
-        let rows = self.rows;
-        for column in self.inverse.chunks_exact_mut(rows) {
-            let factor = column[position] / direction[position];
-            if factor.abs() < 1e-13 {
-                column[position] = 0.0;
-                continue;
-            }
-            for (inverse, along) in column.iter_mut().zip(direction) {
-                *inverse -= factor * along;
-            }
-            column[position] = factor;
+    fn mark(&mut self, variable: Variable, in_basis: bool) {
+        match variable {
+            Variable::Column(column) => self.column_in_basis[column as usize] = in_basis,
+            Variable::Surplus(row) => self.surplus_in_basis[row as usize] = in_basis,
         }
     }
 
-    /// Values and prices from the inverse.
+    /// Values and prices from the factors.
     fn recompute(&mut self) {
-        let rows = self.rows;
-        self.values.iter_mut().for_each(|value| *value = 0.0);
-        for (column, &right) in self.inverse.chunks_exact(rows).zip(&self.right) {
-            for (value, inverse) in self.values.iter_mut().zip(column) {
-                *value += inverse * right;
-            }
+        self.by_row.copy_from_slice(&self.right);
+        let (mut by_row, mut values) = (
+            std::mem::take(&mut self.by_row),
+            std::mem::take(&mut self.values),
+        );
+        self.factors.forward(&mut by_row, &mut values);
+        (self.by_row, self.values) = (by_row, values);
+        for (cost, variable) in self.by_position.iter_mut().zip(&self.basis) {
+            *cost = if matches!(variable, Variable::Column(_)) {
+                1.0
+            } else {
+                0.0
+            };
         }
-        for (price, column) in self.prices.iter_mut().zip(self.inverse.chunks_exact(rows)) {
-            *price = self
+        self.factors
+            .backward(&mut self.by_position, &mut self.prices);
+    }
+
+    /// Factors anew; columns that depend on others give way to surpluses.
+    fn refresh(&mut self) {
+        loop {
+            let columns: Vec<Vec<(u32, f64)>> = self
                 .basis
                 .iter()
-                .zip(column)
-                .filter(|(variable, _)| matches!(variable, Variable::Column(_)))
-                .map(|(_, inverse)| inverse)
-                .sum();
-        }
-    }
-
-    /// The inverse from the basis, by elimination; a dependent column is replaced by a surplus.
-    fn refresh(&mut self) {
-        let rows = self.rows;
-        self.pivots = 0;
-        let old = std::mem::take(&mut self.basis);
-        self.inverse.iter_mut().for_each(|number| *number = 0.0);
-        for row in 0..rows {
-            self.inverse[row * rows + row] = -1.0;
-        }
-        self.basis = (0..rows).map(|row| Variable::Surplus(row as u32)).collect();
-        let mut taken = vec![false; rows];
-        let mut columns: Vec<u32> = Vec::new();
-        for variable in old {
-            match variable {
-                Variable::Surplus(row) => taken[row as usize] = true,
-                Variable::Column(column) => columns.push(column),
+                .map(|variable| match *variable {
+                    Variable::Column(column) => self.column(column).to_vec(),
+                    Variable::Surplus(row) => vec![(row, -1.0)],
+                })
+                .collect();
+            match self.factors.make(self.rows, &columns) {
+                Ok(()) => break,
+                Err((positions, rows)) => {
+                    for (position, row) in positions.into_iter().zip(rows) {
+                        self.mark(self.basis[position], false);
+                        self.basis[position] = Variable::Surplus(row as u32);
+                        self.mark(self.basis[position], true);
+                    }
+                }
             }
         }
-        columns.sort_by_key(|&column| (self.column(column).len(), column));
-        self.column_in_basis
-            .iter_mut()
-            .for_each(|flag| *flag = false);
-        self.surplus_in_basis
-            .iter_mut()
-            .for_each(|flag| *flag = true);
-        for column in columns {
-            let direction = self.direction(Variable::Column(column));
-            let position = (0..rows)
-                .filter(|&position| !taken[position])
-                .max_by(|&a, &b| direction[a].abs().total_cmp(&direction[b].abs()));
-            let Some(position) = position.filter(|&position| direction[position].abs() > 1e-8)
-            else {
-                continue;
-            };
-            taken[position] = true;
-            self.pivot_inverse(position, &direction);
-            self.basis[position] = Variable::Column(column);
-            self.surplus_in_basis[position] = false;
-            self.column_in_basis[column as usize] = true;
-        }
         self.recompute();
-    }
-
-    /// Forbids a column to enter, or allows it again.
-    pub(super) fn block(&mut self, column: u32, blocked: bool) {
-        self.blocked[column as usize] = blocked;
     }
 }
 

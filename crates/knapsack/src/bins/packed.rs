@@ -73,33 +73,21 @@ impl<const W: usize> Packed<W> {
     /// `self - size` if no dimension goes below zero.
     #[inline(always)]
     pub(super) fn minus(&self, size: &Self, guard: &Self) -> Option<Self> {
-        let mut words = [0; W];
         let mut missing = 0;
-        for word in 0..W {
+        let words = std::array::from_fn(|word| {
             let difference = (self.0[word] | guard.0[word]).wrapping_sub(size.0[word]);
             missing |= !difference & guard.0[word];
-            words[word] = difference & !guard.0[word];
-        }
+            difference & !guard.0[word]
+        });
         (missing == 0).then_some(Packed(words))
     }
 
     #[inline(always)]
     pub(super) fn fits(&self, size: &Self, guard: &Self) -> bool {
         let mut missing = 0;
-        for word in 0..W {
-            let difference = (self.0[word] | guard.0[word]).wrapping_sub(size.0[word]);
-            missing |= !difference & guard.0[word];
+        for ((rest, size), guard) in self.0.iter().zip(&size.0).zip(&guard.0) {
+            missing |= !(rest | guard).wrapping_sub(*size) & guard;
         }
         missing == 0
-    }
-
-    /// The sum; the caller knows that no field exceeds its capacity.
-    #[inline(always)]
-    pub(super) fn plus(&self, size: &Self) -> Self {
-        let mut words = self.0;
-        for word in 0..W {
-            words[word] = words[word].wrapping_add(size.0[word]);
-        }
-        Packed(words)
     }
 }

@@ -140,10 +140,9 @@ impl<const W: usize> Pricer<W> {
             let row = &mut head[position * width..];
             row.copy_from_slice(&tail[..width]);
             let weight = candidate.weight as usize;
-            let useful = if weight == 0 {
-                candidate.copies_max
-            } else {
-                candidate.copies_max.min((ROOM / weight) as u32)
+            let useful = match ROOM.checked_div(weight) {
+                None => candidate.copies_max,
+                Some(fitting) => candidate.copies_max.min(fitting as u32),
             };
             if weight == 0 {
                 let gain = candidate.price.saturating_mul(useful);
@@ -342,8 +341,8 @@ impl<const W: usize> Pricer<W> {
         budget: &mut Budget,
     ) {
         self.nodes = self.nodes.saturating_add(1);
-        budget.spend(4);
-        if self.nodes.is_multiple_of(NODES_PER_QUESTION) && budget.exhausted() {
+        budget.spend(4 + (to - from) as u64 / 4);
+        if budget.exhausted() {
             self.nodes = u64::MAX;
         }
         if self.nodes > self.nodes_max {
@@ -432,6 +431,3 @@ impl<const W: usize> Pricer<W> {
 
 /// Copies of one type that the table counts one by one.
 const TABLE_COPIES_MAX: u32 = 8;
-
-/// Nodes between two looks at the budget.
-const NODES_PER_QUESTION: u64 = 1_024;

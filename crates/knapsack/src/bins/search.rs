@@ -94,39 +94,50 @@ fn generate<const W: usize>(
     for (pattern, _) in &best.bins {
         columns.add(pattern);
     }
-    let svc: u32 = std::env::var("SVC").map_or(12, |v| v.parse().unwrap());
-    if let Some(bins) = columns.correct_values(svc, budget) {
-        if std::env::var("T").is_ok() {
-            eprintln!(
-                "svc {} best {}",
-                bins.iter().map(|b| b.1).sum::<u64>(),
-                best.count
-            );
-        }
+    if let Some(bins) = columns.correct_values(CORRECTION_ROUNDS, budget) {
         best.offer(bins);
     }
-    if best.is_optimal() {
-        return;
-    }
-    columns.solve_root(best.count, budget);
-    best.lower_bound = best.lower_bound.max(columns.lower_bound);
     let mut shake = 0.0;
+    let mut patience = true;
     while !best.is_optimal() && !budget.exhausted() {
-        let mut bins = columns.dive(best.count - 1, shake, budget);
-        let mut left = instance.counts.clone();
-        for (pattern, times) in &bins {
-            for &(kind, copies) in pattern {
-                left[kind as usize] -= copies * times;
+        if !columns.converged {
+            columns.solve_root(best.count, patience, budget);
+            best.lower_bound = best.lower_bound.max(columns.lower_bound);
+            if best.is_optimal() {
+                break;
             }
         }
-        for score in Score::ALL {
-            let mut left = left.clone();
-            let rest = greedy::pack_rest(instance, score, None, &mut left);
-            let mut all = bins.clone();
-            all.extend(rest);
-            best.offer(all);
-        }
-        bins.clear();
-        shake = 0.3;
+        dive(instance, best, &mut columns, shake, budget);
+        // From the second time on the proof comes first: the first dive found no packing that needs none.
+        patience = false;
+        shake = SHAKE;
     }
 }
+
+/// One dive; what it leaves over is packed greedily.
+fn dive<const W: usize>(
+    instance: &Instance<W>,
+    best: &mut Incumbent,
+    columns: &mut ColumnGeneration<W>,
+    shake: f64,
+    budget: &mut Budget,
+) {
+    let bins = columns.dive(best.count - 1, shake, budget);
+    let mut left = instance.counts.clone();
+    for (pattern, times) in &bins {
+        for &(kind, copies) in pattern {
+            left[kind as usize] -= copies * times;
+        }
+    }
+    for score in Score::ALL {
+        let mut left = left.clone();
+        let mut all = bins.clone();
+        all.extend(greedy::pack_rest(instance, score, None, &mut left));
+        best.offer(all);
+    }
+}
+
+/// Packings by value correction before the linear program: each adds its bins as columns.
+const CORRECTION_ROUNDS: u32 = 12;
+/// What is added at random to the fractions in every dive but the first.
+const SHAKE: f64 = 0.3;
