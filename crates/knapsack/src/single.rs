@@ -3,8 +3,8 @@
 //! The relaxation splits the items: those whose reduced profit is far from zero are as it says (Balas and
 //! Zemel's core, Operations Research 28, 1980; Puchinger, Raidl and Pferschy, INFORMS Journal on Computing
 //! 22, 2010), and what a decision loses against the relaxation is the reduced profit that it goes against.
-//! A step frees a dozen items near zero, may force one more against its present state, and finds the best
-//! completion by depth-first search, cutting where the losses so far leave nothing better than what is
+//! A step takes one to four items near zero out, the first of them for good, and finds the best set that
+//! fits in their place by depth-first search, cutting where the relaxation leaves nothing better than what is
 //! looked for. Whether a step back is taken is decided by a threshold that sinks in cycles (Dueck and
 //! Scheuer, Journal of Computational Physics 90, 1990). Floating point here decides only what is tried:
 //! feasibility is integer, and the value is summed anew by the state.
@@ -18,11 +18,13 @@ use crate::state::State;
 /// Copies up to which every copy is an item of its own here.
 const UNITS_MAX: u64 = 20_000;
 /// Nodes of one exact search at most.
-const NODES_MAX: u32 = 6_000;
+const NODES_MAX: u32 = 1_500;
+/// Candidates of one exact search at most.
+const CANDIDATES_MAX: usize = 64;
 /// Threshold at the start of the hottest cycle, as a share of the gap.
-const HOTTEST: f64 = 1.5;
+const HOTTEST: f64 = 0.12;
 /// Steps of one cycle of the threshold.
-const CYCLE: u32 = 20_000;
+const CYCLE: u32 = 8_000;
 
 struct Unit {
     kind: u32,
@@ -40,6 +42,8 @@ struct Single {
     /// Indexes of `units`, those about which the relaxation cares least first.
     core: Vec<u32>,
     price: Vec<f64>,
+    /// How many units have no clear side, and some.
+    undecided: f64,
 }
 
 /// Is this a problem for [`improve`]?
@@ -66,21 +70,28 @@ pub(crate) fn improve(state: &mut State, bound: i64, idle_max: u64, seed: u64, w
     }
     let mut last_gain = work.done();
     let mut step = 0u32;
-    let mut hottest = HOTTEST / 3.0;
+    let (mut hottest, mut record) = (HOTTEST, single.value);
     while !work.exhausted() && best_value < bound as f64 && work.done() - last_gain <= idle_max {
         let phase = step % CYCLE;
-        if phase == 0 && step > 0 {
-            single.become_like(&best);
+        if phase == 0 {
             single.choose_core(bound as f64 - best_value);
-            hottest = HOTTEST * (-3.0 * random.unit()).exp();
             if single.core.is_empty() {
                 break;
             }
+            // From the best, or from somewhere else that the relaxation does not mind much.
+            if random.below(3) != 0 {
+                single.become_like(&best);
+            } else {
+                single.start_anew((bound as f64 - best_value) * 0.5 * random.unit(), &mut random);
+            }
+            record = single.value;
+            hottest = HOTTEST * (-2.5 * random.unit()).exp();
         }
         step = step.wrapping_add(1);
         let cool = 1.0 - f64::from(phase) / f64::from(CYCLE);
-        let threshold = (bound as f64 - best_value) * hottest * cool / single.dimensions as f64;
-        single.step(best_value - threshold, &mut random, work);
+        let threshold = (bound as f64 - record) * hottest * cool;
+        single.step(record - threshold, &mut random, work);
+        record = record.max(single.value);
         if single.value > best_value + 0.5 {
             best_value = single.value;
             best.clone_from(&single.inside);
@@ -107,6 +118,7 @@ impl Single {
             value: 0.0,
             core: Vec::new(),
             price: price.to_vec(),
+            undecided: 1.0,
         };
         for (kind, held) in held.iter().enumerate() {
             let weight = model.weight(kind, 0);
@@ -136,6 +148,8 @@ impl Single {
             .collect();
         self.core
             .sort_by_cached_key(|unit| (ordered(units[*unit as usize].reduced.abs()), *unit));
+        let near = |unit: &&u32| units[**unit as usize].reduced.abs() <= gap / 4.0;
+        self.undecided = 8.0 + self.core.iter().filter(near).count() as f64;
     }
 
     fn flip(&mut self, unit: usize) {
@@ -160,60 +174,65 @@ impl Single {
         }
     }
 
+    /// Fills by reduced profit, shaken by `noise`.
+    fn start_anew(&mut self, noise: f64, random: &mut Random) {
+        for unit in 0..self.units.len() {
+            if self.inside[unit] {
+                self.flip(unit);
+            }
+        }
+        let mut order: Vec<(i64, usize)> = (0..self.units.len())
+            .map(|unit| {
+                let key = self.units[unit].reduced + noise * (random.unit() - 0.5);
+                (ordered(-key), unit)
+            })
+            .collect();
+        order.sort_unstable();
+        for (_, unit) in order {
+            let weight = &self.weight[unit * self.dimensions..(unit + 1) * self.dimensions];
+            if weight.iter().zip(&self.free).all(|(w, free)| w <= free) {
+                self.flip(unit);
+            }
+        }
+    }
+
+    /// Takes some units out, the first of them for good, and puts the best set in their place whose value exceeds `least`.
     fn step(&mut self, least: f64, random: &mut Random, work: &mut Work) {
-        let wanted = (5 + random.below(8)).min(self.core.len());
-        let mut freed: Vec<usize> = Vec::with_capacity(wanted);
-        let mean = 15.0 + self.dimensions as f64;
-        let draw = |random: &mut Random, core: &[u32]| {
-            // Near the front: as many as have no clear side, one a dimension and some.
-            let far = -(1.0 - random.unit()).ln() * mean;
-            core[(far as usize).min(core.len() - 1)] as usize
-        };
-        for _ in 0..4 * wanted {
-            let unit = draw(random, &self.core);
-            if !freed.contains(&unit) {
-                freed.push(unit);
-                if freed.len() >= wanted {
+        let wanted = 1 + random.below(4);
+        let mut out: Vec<usize> = Vec::with_capacity(wanted);
+        for _ in 0..16 {
+            // Near the front, where the relaxation has no clear opinion, more often than not.
+            let far = -(1.0 - random.unit()).ln() * self.undecided;
+            let unit = self.core[(far as usize).min(self.core.len() - 1)] as usize;
+            if self.inside[unit] && !out.contains(&unit) {
+                out.push(unit);
+                if out.len() >= wanted {
                     break;
                 }
             }
         }
-        let forced = freed.pop();
-        // Most decisive first: that cuts soonest.
-        freed.sort_by_cached_key(|unit| (ordered(-self.units[*unit].reduced.abs()), *unit));
-        let old: Vec<bool> = freed.iter().map(|unit| self.inside[*unit]).collect();
-        for unit in &freed {
-            if self.inside[*unit] {
-                self.flip(*unit);
-            }
+        let Some(forced) = out.first().copied() else {
+            return;
+        };
+        for unit in &out {
+            self.flip(*unit);
         }
-        if let Some(unit) = forced {
+        let mut dive = Dive::new(self, least);
+        let fitting = self
+            .core
+            .iter()
+            .map(|unit| *unit as usize)
+            .filter(|unit| !self.inside[*unit] && *unit != forced && dive.fits(*unit));
+        let mut candidates: Vec<usize> = fitting.take(CANDIDATES_MAX).collect();
+        candidates.sort_by_cached_key(|unit| (ordered(-self.units[*unit].reduced), *unit));
+        let positive: f64 = candidates
+            .iter()
+            .map(|unit| self.units[*unit].reduced.max(0.0))
+            .sum();
+        dive.down(&candidates, 0.0, positive);
+        work.spend(u64::from(dive.nodes) / 4 + self.core.len() as u64 / 8 + 1);
+        for unit in dive.best.unwrap_or(out) {
             self.flip(unit);
-        }
-        let mut search = Dive::new(self, &freed, least);
-        if search.rest.iter().all(|free| *free >= 0) {
-            search.down(0, 0, 0.0, 0.0);
-        }
-        let (chosen, nodes) = (search.chosen, search.nodes);
-        work.spend(u64::from(nodes) / 8 + freed.len() as u64 / 2 + 1);
-        match chosen {
-            Some(chosen) => {
-                for (at, unit) in freed.iter().enumerate() {
-                    if chosen >> at & 1 == 1 {
-                        self.flip(*unit);
-                    }
-                }
-            }
-            None => {
-                if let Some(unit) = forced {
-                    self.flip(unit);
-                }
-                for (unit, inside) in freed.iter().zip(old) {
-                    if inside {
-                        self.flip(*unit);
-                    }
-                }
-            }
         }
     }
 
@@ -229,79 +248,84 @@ impl Single {
     }
 }
 
-/// Depth-first search over the freed units.
+/// Depth-first search over sets of candidates.
 struct Dive<'a> {
-    units: &'a [Unit],
-    weight: &'a [i64],
-    dimensions: usize,
-    freed: &'a [usize],
+    single: &'a Single,
     rest: Vec<i64>,
-    /// What the relaxation could make of the rest: value so far, room at its price, positive reduced profits.
-    most: f64,
-    value: f64,
+    /// What is free is worth at the prices of the relaxation.
+    room: f64,
     /// The value to beat.
     least: f64,
-    chosen: Option<u32>,
+    taken: Vec<usize>,
+    best: Option<Vec<usize>>,
     nodes: u32,
 }
 
 impl<'a> Dive<'a> {
-    fn new(single: &'a Single, freed: &'a [usize], least: f64) -> Self {
-        let room: f64 = single
-            .free
-            .iter()
-            .zip(&single.price)
-            .map(|(free, y)| *free as f64 * y)
-            .sum();
-        let positive: f64 = freed
-            .iter()
-            .map(|unit| single.units[*unit].reduced.max(0.0))
-            .sum();
+    fn new(single: &'a Single, least: f64) -> Self {
+        let free = single.free.iter().zip(&single.price);
         Dive {
-            units: &single.units,
-            weight: &single.weight,
-            dimensions: single.dimensions,
-            freed,
+            single,
             rest: single.free.clone(),
-            most: single.value + room + positive,
-            value: single.value,
+            room: free.map(|(free, y)| *free as f64 * y).sum(),
             least,
-            chosen: None,
+            taken: Vec::new(),
+            best: None,
             nodes: 0,
         }
     }
 
-    /// Decides the unit at `depth`; `lost` is what the decisions so far lost against the relaxation.
-    fn down(&mut self, depth: usize, chosen: u32, gained: f64, lost: f64) {
-        if self.most - lost <= self.least + 0.5 || self.nodes > NODES_MAX {
-            return;
+    fn weight(&self, unit: usize) -> &'a [i64] {
+        let dimensions = self.single.dimensions;
+        &self.single.weight[unit * dimensions..(unit + 1) * dimensions]
+    }
+
+    fn fits(&self, unit: usize) -> bool {
+        let weight = self.weight(unit).iter();
+        weight.zip(&self.rest).all(|(w, r)| w <= r)
+    }
+
+    /// Adds candidates (all fit) in turn; `positive` is the sum of their positive reduced profits.
+    fn down(&mut self, candidates: &[usize], gained: f64, mut positive: f64) {
+        let value = self.single.value + gained;
+        if value > self.least {
+            self.least = value;
+            self.best = Some(self.taken.clone());
         }
-        self.nodes += 1;
-        let Some(unit) = self.freed.get(depth) else {
-            if self.value + gained > self.least {
-                self.least = self.value + gained;
-                self.chosen = Some(chosen);
+        for (at, unit) in candidates.iter().enumerate() {
+            // The relaxation's bound on whatever these could still add.
+            if value + self.room + positive <= self.least + 0.5 || self.nodes >= NODES_MAX {
+                return;
             }
-            return;
-        };
-        let Unit {
-            profit, reduced, ..
-        } = self.units[*unit];
-        let (freed, weight, dimensions) = (*unit, self.weight, self.dimensions);
-        let weight = &weight[freed * dimensions..(freed + 1) * dimensions];
-        let fits = weight.iter().zip(&self.rest).all(|(w, r)| w <= r);
-        for take in [reduced > 0.0, reduced <= 0.0] {
-            if !take {
-                self.down(depth + 1, chosen, gained, lost + reduced.max(0.0));
-            } else if fits {
-                for (rest, w) in self.rest.iter_mut().zip(weight) {
-                    *rest -= w;
-                }
-                let against = (-reduced).max(0.0);
-                self.down(depth + 1, chosen | 1 << depth, gained + profit, lost + against);
-                for (rest, w) in self.rest.iter_mut().zip(weight) {
-                    *rest += w;
-                }
+            self.nodes += 1;
+            let Unit {
+                profit, reduced, ..
+            } = self.single.units[*unit];
+            let cost = profit - reduced;
+            positive -= reduced.max(0.0);
+            let weight = self.weight(*unit);
+            for (rest, w) in self.rest.iter_mut().zip(weight) {
+                *rest -= w;
+            }
+            self.room -= cost;
+            self.taken.push(*unit);
+            let mut most = 0.0;
+            let inner: Vec<usize> = candidates[at + 1..]
+                .iter()
+                .copied()
+                .filter(|other| {
+                    let fits = self.fits(*other);
+                    if fits {
+                        most += self.single.units[*other].reduced.max(0.0);
+                    }
+                    fits
+                })
+                .collect();
+            self.down(&inner, gained + profit, most);
+            self.taken.pop();
+            self.room += cost;
+            for (rest, w) in self.rest.iter_mut().zip(weight) {
+                *rest += w;
             }
         }
     }
