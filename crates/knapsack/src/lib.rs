@@ -24,6 +24,7 @@ mod model;
 mod pack;
 mod problem;
 mod select;
+mod single;
 mod solution;
 mod state;
 
@@ -173,6 +174,15 @@ impl Search<'_> {
         if self.proven() || work.exhausted() && !vast {
             return;
         }
+        let idle_max = if options.work_max == u64::MAX {
+            u64::MAX
+        } else {
+            20_000 + 50 * model.kinds.len() as u64 * model.knapsack_count as u64
+        };
+        if single::applies(model) {
+            single::improve(&mut self.best, self.bound, idle_max, options.seed, work);
+            return;
+        }
         let guide = guide(model, prices.price, work);
         let mut packer = Packer::new(model, guide, options.seed);
         let mut packed = State::new(model);
@@ -187,11 +197,6 @@ impl Search<'_> {
         };
         packer.fill_all(&mut packed, effort, work);
         self.consider(&packed);
-        let idle_max = if options.work_max == u64::MAX {
-            u64::MAX
-        } else {
-            20_000 + 50 * model.kinds.len() as u64 * model.knapsack_count as u64
-        };
         let mut state = self.best.clone();
         let bound = self.bound;
         let best = &mut self.best;

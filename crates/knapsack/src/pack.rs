@@ -325,7 +325,11 @@ impl<'m> Packer<'m> {
             let mut scanned = 0;
             // Large ones from the front of the order; where a knapsack holds many, others at random.
             let many = worth(state.free(knapsack), &price) > 12.0 * mean && !list.is_empty();
-            let from_front = if many { WINDOW / 4 } else { WINDOW };
+            let from_front = match (many, shake) {
+                (true, _) => WINDOW / 4,
+                (false, true) => WINDOW / 2,
+                (false, false) => WINDOW,
+            };
             for kind in list {
                 scanned += 1;
                 if state.unplaced[*kind as usize] == 0 {
@@ -345,7 +349,7 @@ impl<'m> Packer<'m> {
                     break;
                 }
             }
-            if many {
+            if !list.is_empty() && window.len() >= from_front {
                 let mut tries = 0;
                 while window.len() < WINDOW && tries < 4 * WINDOW {
                     tries += 1;
@@ -793,7 +797,7 @@ const fn arm(
     }
 }
 
-const ARMS: [Arm; 16] = [
+const ARMS: [Arm; 17] = [
     arm(1, 1, -1.0, 128, 0, 1),
     arm(1, 2, -1.0, 512, 0, 1),
     arm(1, 2, -1.0, 192, 12, 1),
@@ -810,6 +814,7 @@ const ARMS: [Arm; 16] = [
     arm(4, 2, 1.0, 256, 4, 4),
     arm(12, 3, 1.0, 512, 8, 6),
     arm(40, 4, 1.0, 512, 16, 8),
+    arm(120, 4, 1.0, 512, 16, 8),
 ];
 
 /// Steps after which the bookkeeping of the arms has forgotten most of what was.
