@@ -5,7 +5,7 @@ SHELL := /bin/bash
 KUBECTL ?= kubectl
 JSON ?=
 
-.PHONY: help up down test ci lint deps-check build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools
+.PHONY: help up down test ci lint deps-check build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools test-vm
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ build: tools ## build the release binary
 
 test: test-tools ## install what the tests need, and run all of them
 	@scripts/test.sh
+
+test-vm: tools ## the runtime's tests on Debian's kernel with cgroup v2 alone, in a QEMU guest
+	@scripts/test-in-vm.sh
 
 ci: lint deps-check test ## everything that CI runs
 

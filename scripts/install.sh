@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, by name: `install.sh build` (compiler, linker, rust), `kubectl`,
-# `test` (the real parts that the tests run against). Finds everything in place in milliseconds.
+# `test` (the real parts that the tests run against), `vm` (a guest to test in). Finds everything in place in milliseconds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=scripts/as-root.sh
@@ -65,6 +65,11 @@ install_kubectl() {
 
 install_test() {
   apt_install iproute2 util-linux nftables busybox-static docker-registry skopeo runc crun etcd-server libseccomp-dev procps
+}
+
+# For the guest of scripts/test-in-vm.sh.
+install_vm() {
+  apt_install qemu-system-x86 cpio busybox-static binutils libseccomp-dev
 }
 
 for part in "$@"; do "install_$part"; done

@@ -14,6 +14,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{
@@ -237,8 +238,26 @@ fn open_source(path: &Path) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// Whether this kernel takes an overlay's layers one by one: Linux 6.5 and later. Older ones would
+/// refuse each time, and complain in their log.
+fn takes_single_layers() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let name = rustix::system::uname();
+        let release = name.release().to_string_lossy();
+        let mut numbers = release
+            .split(|c: char| !c.is_ascii_digit())
+            .map(|text| text.parse::<u32>().unwrap_or(0));
+        let (major, minor) = (numbers.next(), numbers.next());
+        (major, minor) >= (Some(6), Some(5))
+    })
+}
+
 /// The root as a detached overlay; an error may mean that the kernel needs [`overlay_by_path`].
 pub fn overlay(lowerdirs: &[PathBuf], upperdir: &Path, workdir: &Path) -> io::Result<OwnedFd> {
+    if !takes_single_layers() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in lowerdirs {
         rustix::mount::fsconfig_set_string(&context, "lowerdir+", layer)?;
