@@ -49,7 +49,10 @@ fn main() -> Outcome<()> {
     if args.first().is_some_and(|a| a == "zygote") {
         zygote_main(std::env::args_os().skip(2));
     }
-    let alone = args.iter().position(|a| a == "--alone").map(|at| args.remove(at));
+    let alone = args
+        .iter()
+        .position(|a| a == "--alone")
+        .map(|at| args.remove(at));
     let mut option = |name: &str| {
         let at = args.iter().position(|a| a == name)?;
         args.remove(at);

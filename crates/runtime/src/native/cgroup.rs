@@ -234,7 +234,11 @@ impl Hierarchies {
         };
         // Nobody need hear that what was not asked for is not forbidden either.
         let counted = |size: &str| {
-            let file = if self.is_v2() { "current" } else { "usage_in_bytes" };
+            let file = if self.is_v2() {
+                "current"
+            } else {
+                "usage_in_bytes"
+            };
             self.file("hugetlb", relative, &format!("hugetlb.{size}.{file}"))
                 .is_some_and(|path| path.exists())
         };
@@ -599,10 +603,16 @@ mod tests {
             Path::new("/sys/fs/cgroup/unified/kubepods/burstable/podx")
         );
         // The systemd hierarchy is not joined.
-        let v1: Vec<_> = membership.v1.iter().map(|(_, path)| path.as_path()).collect();
+        let v1: Vec<_> = membership
+            .v1
+            .iter()
+            .map(|(_, path)| path.as_path())
+            .collect();
         assert_eq!(
             v1,
-            [Path::new("/sys/fs/cgroup/cpu,cpuacct/kubepods/burstable/podx")]
+            [Path::new(
+                "/sys/fs/cgroup/cpu,cpuacct/kubepods/burstable/podx"
+            )]
         );
         assert!(
             found

@@ -91,6 +91,8 @@ pub fn remember_descriptor_limit(limit: rustix::process::Rlimit) {
 pub struct Own {
     /// Device and inode of the program.
     pub binary: (u64, u64),
+    /// Whether this machine gives `CAP_MKNOD`.
+    pub can_make_nodes: bool,
 }
 
 /// Makes the namespaces of a sandbox and hands them over.
@@ -220,15 +222,21 @@ pub fn container(
             join(namespaces.pause, libc::CLONE_NEWPID, "process")?;
         }
         rustix::process::umask(Mode::empty());
-        root::build(&spec.root, &spec.cgroup, overlay, || {
-            sys::setns(places.empty, libc::CLONE_NEWNS)?;
-            sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP)?;
-            if let Some(closer) = places.closer {
-                // Without it the container's end takes as long as its mounts.
-                let _ = closer.hold(&spec.id, &attendant::namespace(places.proc, "mnt")?);
-            }
-            Ok(())
-        })
+        root::build(
+            &spec.root,
+            &spec.cgroup,
+            overlay,
+            own.can_make_nodes,
+            || {
+                sys::setns(places.empty, libc::CLONE_NEWNS)?;
+                sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP)?;
+                if let Some(closer) = places.closer {
+                    // Without it the container's end takes as long as its mounts.
+                    let _ = closer.hold(&spec.id, &attendant::namespace(places.proc, "mnt")?);
+                }
+                Ok(())
+            },
+        )
     })();
     let built = match result {
         Ok(built) => built,

@@ -32,6 +32,9 @@ pub struct Sandbox {
     pub ips: Vec<IpAddr>,
     /// The network was set up and must be given back.
     pub networked: bool,
+    /// What the machine could not give; each of its containers repeats it.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Directory of the sandbox's own `/dev/shm`, if it has one.
     pub shm: Option<PathBuf>,
     /// Descriptor of the network namespace in the zygote; asked for again after every start.

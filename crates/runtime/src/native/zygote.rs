@@ -31,9 +31,9 @@ use rustix::mount::OpenTreeFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::child::Own;
-use attendant::{Attendant, NamespaceSet};
 use super::protocol::{Answer, Envelope, Failure, FromZygote, Request};
 use super::{sys, wire};
+use attendant::{Attendant, NamespaceSet};
 use log::Stream;
 use tasks::{Sandbox, Task};
 
@@ -251,6 +251,8 @@ impl Zygote {
             tasks: HashMap::new(),
             own: Own {
                 binary: (binary.dev(), binary.ino()),
+                can_make_nodes: super::capabilities::bit("MKNOD")
+                    .is_some_and(|bit| sys::permitted_capabilities().unwrap_or(0) & bit != 0),
             },
             proc,
             uts,
@@ -309,9 +311,10 @@ impl Zygote {
             }
         }; 64];
         while !self.stopping {
-            let short = self.maker.as_ref().is_some_and(|maker| {
-                self.ready.len() + maker.wanted < attendant::READY_MAX
-            });
+            let short = self
+                .maker
+                .as_ref()
+                .is_some_and(|maker| self.ready.len() + maker.wanted < attendant::READY_MAX);
             let later = (short || !self.unreleased.is_empty()).then_some(&QUIET);
             let count = match epoll::wait(&self.epoll, &mut events, later) {
                 Ok(0) => {

@@ -1,8 +1,8 @@
 //! One runtime with directories and a cgroup root of its own, and a busybox image.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use runtime::image_roots::{ImageConfig, ImageRoot, ImageRoots};

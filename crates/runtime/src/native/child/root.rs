@@ -77,6 +77,7 @@ pub fn build(
     spec: &RootSpec,
     cgroup: &CgroupMembership,
     ahead: Option<OwnedFd>,
+    can_make_nodes: bool,
     leave: impl FnOnce() -> io::Result<()>,
 ) -> Result<Built, Fault> {
     let sources = spec
@@ -100,6 +101,11 @@ pub fn build(
     for device in &spec.devices {
         devices.push(explicit_device(device)?);
     }
+    let borrowed = if can_make_nodes {
+        None
+    } else {
+        Some(borrow_devices(&devices)?)
+    };
     // Last: where it cannot be detached, this is done in another mount namespace already.
     let root = match ahead {
         Some(root) => root,
@@ -118,12 +124,16 @@ pub fn build(
 
     let proc = inside::plain_directory(root, "proc").map_err(|e| Fault::of("prepare /proc", e))?;
     drop(proc);
-    let (dev, null) = device_directory(devices)?;
+    let (dev, null) = device_directory(devices, borrowed.is_some())?;
     attach(
         &dev,
         &inside::plain_directory(root, "dev").map_err(|e| Fault::of("prepare /dev", e))?,
     )
     .map_err(|e| Fault::of("mount /dev", e))?;
+    let null = match (null, borrowed) {
+        (Some(null), _) => null,
+        (None, borrowed) => bind_devices(&dev, borrowed.unwrap_or_default())?,
+    };
     device_mounts(&dev, shm)?;
     let sys_target =
         inside::plain_directory(root, "sys").map_err(|e| Fault::of("prepare /sys", e))?;
@@ -278,18 +288,16 @@ fn root_overlay(spec: &RootSpec) -> Result<OwnedFd, Fault> {
     let context = |e| Fault::of("mount the root overlay", e);
     match overlay(&spec.lowerdirs, &spec.upperdir, &spec.workdir) {
         // Linux before 6.5 takes the layers only in one string, and at a path.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            (|| {
-                sys::unshare(libc::CLONE_NEWNS)?;
-                rustix::mount::mount_change(
-                    "/",
-                    MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
-                )?;
-                overlay_by_path(spec)?;
-                open_source(&spec.mount_point)
-            })()
-            .map_err(context)
-        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (|| {
+            sys::unshare(libc::CLONE_NEWNS)?;
+            rustix::mount::mount_change(
+                "/",
+                MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
+            )?;
+            overlay_by_path(spec)?;
+            open_source(&spec.mount_point)
+        })()
+        .map_err(context),
         other => other.map_err(context),
     }
 }
@@ -365,8 +373,12 @@ fn open_cgroups(membership: &CgroupMembership) -> Result<Vec<(String, OwnedFd)>,
     Ok(out)
 }
 
-/// `/dev` as a detached tmpfs with its nodes; also our `null` by descriptor.
-fn device_directory(more: Vec<Device>) -> Result<(OwnedFd, OwnedFd), Fault> {
+/// `/dev` as a detached tmpfs with its nodes; also our `null` by descriptor, unless `borrowed`: then
+/// its nodes are the node's own, bound one by one once `/dev` is in place ([`bind_devices`]).
+fn device_directory(
+    more: Vec<Device>,
+    borrowed: bool,
+) -> Result<(OwnedFd, Option<OwnedFd>), Fault> {
     let context = |e: io::Error| Fault::of("make /dev", e);
     let dev = filesystem(
         "tmpfs",
@@ -374,7 +386,17 @@ fn device_directory(more: Vec<Device>) -> Result<(OwnedFd, OwnedFd), Fault> {
         MountAttrFlags::MOUNT_ATTR_NOSUID,
     )
     .map_err(context)?;
-    let character = |name: &str, major: u32, minor: u32| {
+    for (name, target) in DEVICE_LINKS {
+        rustix::fs::symlinkat(target, &dev, name).map_err(|e| context(e.into()))?;
+    }
+    for name in ["pts", "shm", "mqueue"] {
+        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))
+            .map_err(|e| context(e.into()))?;
+    }
+    if borrowed {
+        return Ok((dev, None));
+    }
+    for (name, major, minor) in DEVICE_NODES {
         rustix::fs::mknodat(
             &dev,
             name,
@@ -382,16 +404,7 @@ fn device_directory(more: Vec<Device>) -> Result<(OwnedFd, OwnedFd), Fault> {
             Mode::from_raw_mode(0o666),
             rustix::fs::makedev(major, minor),
         )
-    };
-    for (name, major, minor) in DEVICE_NODES {
-        character(name, major, minor).map_err(|e| context(e.into()))?;
-    }
-    for (name, target) in DEVICE_LINKS {
-        rustix::fs::symlinkat(target, &dev, name).map_err(|e| context(e.into()))?;
-    }
-    for name in ["pts", "shm", "mqueue"] {
-        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))
-            .map_err(|e| context(e.into()))?;
+        .map_err(|e| context(e.into()))?;
     }
     let null = rustix::fs::openat(
         &dev,
@@ -410,7 +423,37 @@ fn device_directory(more: Vec<Device>) -> Result<(OwnedFd, OwnedFd), Fault> {
             _ => {}
         }
     }
-    Ok((dev, null))
+    Ok((dev, Some(null)))
+}
+
+/// Devices of the node to bind, where this machine gives no `CAP_MKNOD`: the usual ones and `more`.
+fn borrow_devices(more: &[Device]) -> Result<Vec<(PathBuf, OwnedFd)>, Fault> {
+    let usual = DEVICE_NODES.iter().map(|(name, ..)| PathBuf::from(name));
+    let asked = more.iter().filter(|device| device.required);
+    usual
+        .chain(asked.map(|device| device.below_dev.clone()))
+        .map(|below| {
+            let path = Path::new("/dev").join(&below);
+            let tree = open_source(&path)
+                .map_err(|e| Fault::of(format!("borrow {} of the node", path.display()), e))?;
+            Ok((below, tree))
+        })
+        .collect()
+}
+
+/// Binds borrowed devices in a `/dev` that is in place; answers `null`.
+fn bind_devices(dev: &OwnedFd, devices: Vec<(PathBuf, OwnedFd)>) -> Result<OwnedFd, Fault> {
+    let mut null = None;
+    for (below, tree) in devices {
+        let context = |e: io::Error| Fault::of(format!("bind device {}", below.display()), e);
+        let target = inside::resolve_or_create(dev.as_fd(), &below, false).map_err(context)?;
+        sys::mount_setattr(tree.as_fd(), true, 0, MS_PRIVATE).map_err(context)?;
+        attach(&tree, &target).map_err(context)?;
+        if below == Path::new("null") {
+            null = Some(tree);
+        }
+    }
+    null.ok_or_else(|| Fault::runtime("the node's /dev has no null"))
 }
 
 /// What is mounted below `/dev`.

@@ -193,11 +193,7 @@ fn serve(proc: BorrowedFd<'_>, socket: &OwnedFd) {
 
 /// New namespaces, and back into our own: the next set must not inherit this pod's host name.
 fn make(proc: BorrowedFd<'_>, home: &[OwnedFd; 3]) -> io::Result<[OwnedFd; 3]> {
-    const FLAGS: [libc::c_int; 3] = [
-        libc::CLONE_NEWNET,
-        libc::CLONE_NEWUTS,
-        libc::CLONE_NEWIPC,
-    ];
+    const FLAGS: [libc::c_int; 3] = [libc::CLONE_NEWNET, libc::CLONE_NEWUTS, libc::CLONE_NEWIPC];
     sys::unshare(FLAGS.iter().fold(0, |all, flag| all | flag))?;
     let made = (|| {
         sys::loopback_up()?;

@@ -378,50 +378,49 @@ impl Zygote {
         } else {
             0
         };
-        let (pid, pidfd) = match sys::fork_into(flags, cgroup.as_ref().map(|c| c.as_fd()))
-            .map_err(fail)?
-        {
-            Forked::Child => {
-                let own = self.own;
-                in_child(|| {
-                    let reporter = Reporter(theirs);
-                    let filter = filter(&spec.process, &fds, &reporter);
-                    let places = Places {
-                        proc: self.proc.as_fd(),
-                        empty: self.empty.as_fd(),
-                        closer: self.closer.as_ref(),
-                    };
-                    let namespaces = Namespaces {
-                        net: sandbox
-                            .net
-                            .as_ref()
-                            .filter(|_| spec.own_net)
-                            .map(|f| f.as_fd()),
-                        uts: sandbox
-                            .uts
-                            .as_ref()
-                            .filter(|_| spec.own_net)
-                            .map(|f| f.as_fd()),
-                        ipc: sandbox
-                            .ipc
-                            .as_ref()
-                            .filter(|_| spec.own_ipc)
-                            .map(|f| f.as_fd()),
-                        pause: sandbox.pause.as_ref().map(|f| f.as_fd()),
-                    };
-                    child::container(
-                        &spec,
-                        &namespaces,
-                        places,
-                        (stdio, overlay),
-                        &filter,
-                        own,
-                        reporter,
-                    )
-                })
-            }
-            Forked::Parent { pid, pidfd } => (pid as u32, pidfd),
-        };
+        let (pid, pidfd) =
+            match sys::fork_into(flags, cgroup.as_ref().map(|c| c.as_fd())).map_err(fail)? {
+                Forked::Child => {
+                    let own = self.own;
+                    in_child(|| {
+                        let reporter = Reporter(theirs);
+                        let filter = filter(&spec.process, &fds, &reporter);
+                        let places = Places {
+                            proc: self.proc.as_fd(),
+                            empty: self.empty.as_fd(),
+                            closer: self.closer.as_ref(),
+                        };
+                        let namespaces = Namespaces {
+                            net: sandbox
+                                .net
+                                .as_ref()
+                                .filter(|_| spec.own_net)
+                                .map(|f| f.as_fd()),
+                            uts: sandbox
+                                .uts
+                                .as_ref()
+                                .filter(|_| spec.own_net)
+                                .map(|f| f.as_fd()),
+                            ipc: sandbox
+                                .ipc
+                                .as_ref()
+                                .filter(|_| spec.own_ipc)
+                                .map(|f| f.as_fd()),
+                            pause: sandbox.pause.as_ref().map(|f| f.as_fd()),
+                        };
+                        child::container(
+                            &spec,
+                            &namespaces,
+                            places,
+                            (stdio, overlay),
+                            &filter,
+                            own,
+                            reporter,
+                        )
+                    })
+                }
+                Forked::Parent { pid, pidfd } => (pid as u32, pidfd),
+            };
         drop((theirs, stdio));
         let id = spec.id.clone();
         let mut watched = [None, None];
