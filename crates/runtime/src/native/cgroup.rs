@@ -414,9 +414,8 @@ impl Hierarchies {
     pub fn remove(&self, relative: &str) -> bool {
         // In every hierarchy: an earlier server may have joined others.
         let mounts = self.v1.iter().map(|h| &h.mount).chain(&self.unified);
-        mounts.fold(true, |done, mount| {
-            remove_tree(&self.directory(mount, relative)) && done
-        })
+        let left = mounts.filter(|mount| !remove_tree(&self.directory(mount, relative)));
+        left.count() == 0
     }
 }
 
