@@ -6,7 +6,7 @@ KUBECTL ?= kubectl
 JSON ?=
 DATA ?=
 
-.PHONY: help up down test ci lint deps-check advisories build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools bench-knapsack bench-scheduler
+.PHONY: help up down test ci lint deps-check build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools test-vm
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -23,7 +23,10 @@ build: tools ## build the release binary
 test: test-tools ## install what the tests need, and run all of them
 	@scripts/test.sh
 
-ci: lint deps-check advisories test ## everything that CI runs
+test-vm: tools ## the runtime's tests on Debian's kernel with cgroup v2 alone, in a QEMU guest
+	@scripts/test-in-vm.sh
+
+ci: lint deps-check test ## everything that CI runs
 
 lint: tools ## rustfmt and clippy, warnings denied
 	cargo fmt --all --check

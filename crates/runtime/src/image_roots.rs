@@ -16,10 +16,13 @@ pub trait ImageRoots: Send + Sync + 'static {
     /// Errors: [`ImageError::NotFound`] when it is not here, [`ImageError::Corrupt`] when a layer is missing.
     fn prepare(&self, image_id: &str) -> Result<ImageRoot, ImageError>;
     /// Keeps the image and its layers from being removed while `holder` (a container id) uses them.
-    /// Idempotent. Holds live in memory: the runtime repeats them for every container after a start.
+    /// Idempotent. Holds outlive the server.
     fn hold(&self, image_id: &str, holder: &str) -> Result<(), ImageError>;
     /// Gives a hold back. Idempotent.
     fn release(&self, image_id: &str, holder: &str);
+    /// Gives back every hold but those of `holders`. The runtime tells it once after a start: a server
+    /// that was killed between a container's removal and the end of its hold left that behind.
+    fn retain_holders(&self, holders: &[&str]) -> Result<(), ImageError>;
 }
 
 /// What one image contributes to a container.

@@ -53,11 +53,21 @@ fn bytes(list: Option<&BTreeMap<String, Quantity>>, resource: &str) -> i64 {
         .map_or(0, amount::units)
 }
 
+/// What of the node counts for a container's limits.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeFacts<'a> {
+    pub memory_bytes: i64,
+    /// Its other resources; huge pages are `hugepages-2Mi`.
+    pub others: &'a BTreeMap<String, i64>,
+    /// Only the unified hierarchy (v2) is there.
+    pub unified_cgroups: bool,
+}
+
 /// Limits of one container's cgroup.
 pub fn of_container(
     view: &PodSpecView,
     spec: &ContainerSpec,
-    node_memory_bytes: i64,
+    node: NodeFacts<'_>,
     pod_pids_limit: Option<i64>,
 ) -> LinuxResources {
     let resources = spec.container.resources.as_ref();
@@ -79,25 +89,42 @@ pub fn of_container(
         cpu_period_micros: cpu_quota_micros(limit_millis).map(|_| QUOTA_PERIOD_MICROS as u64),
         memory_limit_bytes: (memory_limit > 0).then_some(memory_limit),
         pids_limit: pod_pids_limit,
-        oom_score_adj: Some(oom_score_adj(view, &spec.container, node_memory_bytes)),
-        hugepage_limits_bytes: hugepages(limits),
+        oom_score_adj: Some(oom_score_adj(view, &spec.container, node.memory_bytes)),
+        hugepage_limits_bytes: hugepages(limits, node),
+        unified: if node.unified_cgroups {
+            of_v2()
+        } else {
+            BTreeMap::new()
+        },
         ..LinuxResources::default()
     }
 }
 
-fn hugepages(limits: Option<&BTreeMap<String, Quantity>>) -> BTreeMap<String, u64> {
-    let pages = limits
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, quantity)| Some((name.strip_prefix("hugepages-")?, quantity)));
-    pages
-        .map(|(size, quantity)| {
-            (
-                size.replace('i', "B"),
-                u64::try_from(amount::units(quantity)).unwrap_or(0),
-            )
-        })
-        .collect()
+/// What upstream's kubelet sets on v2 beyond the limits: out of memory, a container ends as a whole
+/// (`singleProcessOOMKill` is off there by default), and it does not swap (`NoSwap`).
+fn of_v2() -> BTreeMap<String, String> {
+    [("memory.oom.group", "1"), ("memory.swap.max", "0")]
+        .map(|(file, value)| (file.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// By the kernel's name of the size; none of what the node has and the container does not ask for.
+fn hugepages(
+    limits: Option<&BTreeMap<String, Quantity>>,
+    node: NodeFacts<'_>,
+) -> BTreeMap<String, u64> {
+    let size = |name: &str| Some(name.strip_prefix("hugepages-")?.replace('i', "B"));
+    let mut out: BTreeMap<String, u64> = node
+        .others
+        .keys()
+        .filter_map(|name| Some((size(name)?, 0)))
+        .collect();
+    let asked = limits.into_iter().flatten();
+    out.extend(asked.filter_map(|(name, quantity)| {
+        let bytes = u64::try_from(amount::units(quantity)).unwrap_or(0);
+        Some((size(name)?, bytes))
+    }));
+    out
 }
 
 /// Limits of the pod's cgroup: what its containers sum up to, where every one of them is limited.
@@ -275,14 +302,25 @@ mod tests {
             )]),
             json!([]),
         );
-        let limits = of_container(&view, &view.containers[0], 1 << 30, Some(100));
+        let others = [("hugepages-2Mi".to_owned(), 64 << 20)].into();
+        let mut node = NodeFacts {
+            memory_bytes: 1 << 30,
+            others: &others,
+            unified_cgroups: false,
+        };
+        let limits = of_container(&view, &view.containers[0], node, Some(100));
+        assert!(limits.unified.is_empty());
+        assert_eq!(limits.hugepage_limits_bytes["2MB"], 0);
         assert_eq!(limits.cpu_shares, Some(256));
         assert_eq!(limits.cpu_quota_micros, Some(50_000));
         assert_eq!(limits.memory_limit_bytes, Some(64 << 20));
         assert_eq!(limits.oom_score_adj, Some(1000 - 31));
         assert_eq!(limits.pids_limit, Some(100));
         let none = self::view(json!([{"name": "c"}]), json!([]));
-        let limits = of_container(&none, &none.containers[0], 1 << 30, None);
+        node.unified_cgroups = true;
+        let limits = of_container(&none, &none.containers[0], node, None);
+        assert_eq!(limits.unified["memory.oom.group"], "1");
+        assert_eq!(limits.unified["memory.swap.max"], "0");
         assert_eq!(
             (
                 limits.cpu_shares,

@@ -235,10 +235,15 @@ async fn configure(
         tokio::task::spawn_blocking(move || make_files(&place, &container, &volumes, &env_copy))
             .await
             .map_err(|error| error.to_string())??;
+    let huge_pages = crate::node::machine::hugepages().into_iter().collect();
     let resources = resources::of_container(
         view,
         spec,
-        context.capacity.memory_bytes,
+        resources::NodeFacts {
+            memory_bytes: context.capacity.memory_bytes,
+            others: &huge_pages,
+            unified_cgroups: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+        },
         config.pod_pids_limit,
     );
     let parts = Parts {

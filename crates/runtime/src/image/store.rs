@@ -622,6 +622,10 @@ impl ImageRoots for ImageStore {
             let _ = fs::remove_dir(&directory);
         }
     }
+
+    fn retain_holders(&self, holders: &[&str]) -> Result<(), ImageError> {
+        ImageStore::retain_holders(self, holders.iter().copied())
+    }
 }
 
 fn open(options: StoreOptions) -> Result<ImageStore, Failure> {

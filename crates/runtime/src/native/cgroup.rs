@@ -232,6 +232,20 @@ impl Hierarchies {
                 "cgroup controller {controller} is not available: {file}={value} is not enforced"
             )),
         };
+        // Nobody need hear that what was not asked for is not forbidden either.
+        let counted = |size: &str| {
+            let file = if self.is_v2() {
+                "current"
+            } else {
+                "usage_in_bytes"
+            };
+            self.file("hugetlb", relative, &format!("hugetlb.{size}.{file}"))
+                .is_some_and(|path| path.exists())
+        };
+        let hugepages = resources
+            .hugepage_limits_bytes
+            .iter()
+            .filter(|(size, bytes)| **bytes > 0 || counted(size));
         if self.is_v2() {
             if let Some(shares) = resources.cpu_shares {
                 set("cpu", "cpu.weight", &cpu_weight(shares).to_string());
@@ -262,7 +276,7 @@ impl Hierarchies {
                     let _ = write(&swap, "0");
                 }
             }
-            for (size, bytes) in &resources.hugepage_limits_bytes {
+            for (size, bytes) in hugepages {
                 set(
                     "hugetlb",
                     &format!("hugetlb.{size}.max"),
@@ -271,7 +285,10 @@ impl Hierarchies {
             }
             for (file, value) in &resources.unified {
                 let controller = file.split('.').next().unwrap_or("");
-                if file.contains('/') {
+                let path = self.file(controller, relative, file);
+                // Where the kernel does not count swap, there is none to limit.
+                let no_swap = file == "memory.swap.max" && path.is_some_and(|p| !p.exists());
+                if file.contains('/') || no_swap {
                     continue;
                 }
                 set(controller, file, value);
@@ -299,7 +316,7 @@ impl Hierarchies {
                     set("memory", "memory.limit_in_bytes", &text);
                 }
             }
-            for (size, bytes) in &resources.hugepage_limits_bytes {
+            for (size, bytes) in hugepages {
                 set(
                     "hugetlb",
                     &format!("hugetlb.{size}.limit_in_bytes"),
@@ -397,9 +414,8 @@ impl Hierarchies {
     pub fn remove(&self, relative: &str) -> bool {
         // In every hierarchy: an earlier server may have joined others.
         let mounts = self.v1.iter().map(|h| &h.mount).chain(&self.unified);
-        mounts.fold(true, |done, mount| {
-            remove_tree(&self.directory(mount, relative)) && done
-        })
+        let left = mounts.filter(|mount| !remove_tree(&self.directory(mount, relative)));
+        left.count() == 0
     }
 }
 
@@ -479,10 +495,13 @@ fn entry(table: &str, key: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// v1's 2..262144 onto v2's 1..10000, as every runtime converts.
+/// v1's 2..262144 onto v2's 1..10000, through 1024 and 100, the defaults of both: the formula of the
+/// OCI runtimes since 2025, with which one CPU of a pod weighs as much as a service of the node.
 fn cpu_weight(shares: u64) -> u64 {
-    let shares = shares.clamp(2, 262_144);
-    1 + (shares - 2) * 9999 / 262_142
+    let power = (shares.clamp(2, 262_144) as f64).log2();
+    let exponent = (power * power + 125.0 * power) / 612.0 - 7.0 / 34.0;
+    // The three points are whole numbers up to rounding.
+    (10f64.powf(exponent) - 1e-9).ceil() as u64
 }
 
 /// Processes that the OOM killer has ended in this cgroup.
@@ -616,7 +635,9 @@ mod tests {
         for (shares, weight) in [
             (0, 1),
             (2, 1),
-            (1024, 39),
+            (102, 17),
+            (512, 59),
+            (1024, 100),
             (262_144, 10_000),
             (u64::MAX, 10_000),
         ] {

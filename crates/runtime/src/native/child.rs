@@ -21,7 +21,7 @@ use super::protocol::{
 };
 use super::sys::{self, BpfInstruction, Forked};
 use super::wire;
-use super::zygote::attendant;
+use super::zygote::attendant::{self, Attendant};
 
 /// Why a child could not become what it should.
 #[derive(Debug)]
@@ -91,6 +91,8 @@ pub fn remember_descriptor_limit(limit: rustix::process::Rlimit) {
 pub struct Own {
     /// Device and inode of the program.
     pub binary: (u64, u64),
+    /// Whether this machine gives `CAP_MKNOD`.
+    pub can_make_nodes: bool,
 }
 
 /// Makes the namespaces of a sandbox and hands them over.
@@ -189,6 +191,8 @@ pub struct Places<'a> {
     pub proc: BorrowedFd<'a>,
     /// A mount namespace with nothing in it: the container's own is a copy of it.
     pub empty: BorrowedFd<'a>,
+    /// Holds the container's mount namespace until after its end.
+    pub closer: Option<&'a Attendant>,
 }
 
 /// Runs a container's command. The process is already in its own process namespace, if it has one.
@@ -218,13 +222,21 @@ pub fn container(
             join(namespaces.pause, libc::CLONE_NEWPID, "process")?;
         }
         rustix::process::umask(Mode::empty());
-        root::build(&spec.root, &spec.cgroup, overlay, || {
-            sys::setns(places.empty, libc::CLONE_NEWNS)?;
-            sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP)?;
-            let mounts = attendant::namespace(places.proc, "mnt")?;
-            reporter.send(&Report::Mounts, &[mounts.as_fd()]);
-            Ok(())
-        })
+        root::build(
+            &spec.root,
+            &spec.cgroup,
+            overlay,
+            own.can_make_nodes,
+            || {
+                sys::setns(places.empty, libc::CLONE_NEWNS)?;
+                sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP)?;
+                if let Some(closer) = places.closer {
+                    // Without it the container's end takes as long as its mounts.
+                    let _ = closer.hold(&spec.id, &attendant::namespace(places.proc, "mnt")?);
+                }
+                Ok(())
+            },
+        )
     })();
     let built = match result {
         Ok(built) => built,

@@ -255,8 +255,6 @@ pub enum Report {
     Namespaces,
     /// Descriptors: the terminal's master side.
     Terminal,
-    /// Descriptors: the container's mount namespace.
-    Mounts,
     /// Descriptors: the pidfd of the process that takes over.
     Successor { pid: u32 },
 }

@@ -32,6 +32,9 @@ pub struct Sandbox {
     pub ips: Vec<IpAddr>,
     /// The network was set up and must be given back.
     pub networked: bool,
+    /// What the machine could not give; each of its containers repeats it.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Directory of the sandbox's own `/dev/shm`, if it has one.
     pub shm: Option<PathBuf>,
     /// Descriptor of the network namespace in the zygote; asked for again after every start.
@@ -293,8 +296,8 @@ fn load<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
 fn load_container(directory: &Path) -> io::Result<Container> {
     let path = directory.join("record.json");
     let bytes = fs::read(&path)?;
-    let lines = bytes.trim_ascii_end().split(|byte| *byte == b'\n');
-    let mut container: Container = serde_json::from_slice(lines.last().unwrap_or(&[]))?;
+    let mut lines = bytes.trim_ascii_end().rsplit(|byte| *byte == b'\n');
+    let mut container: Container = serde_json::from_slice(lines.next().unwrap_or(&[]))?;
     // A record of an earlier version has one line.
     if let Ok(change) = load::<Change<'static>>(&path) {
         change.apply(&mut container);

@@ -241,6 +241,10 @@ impl NativeRuntime {
                 },
             );
         }
+        let holders: Vec<&str> = state.containers.keys().map(String::as_str).collect();
+        if let Err(error) = self.images.retain_holders(&holders) {
+            tracing::warn!(%error, "images may be held by containers that are gone");
+        }
         // Started, but never recorded: nobody asked for it any more.
         for known in hello
             .containers
@@ -279,7 +283,7 @@ impl NativeRuntime {
     }
 
     fn container_exited(&self, id: &str, exit: Exit) {
-        let sandbox_id = {
+        let (sandbox_id, ended) = {
             let mut state = lock(&self.state);
             let Some(entry) = state.containers.get_mut(id) else {
                 return;
@@ -288,14 +292,15 @@ impl NativeRuntime {
             if let Err(error) = self.layout.save_state(&entry.record) {
                 tracing::error!(container = %id, %error, "cannot record the end of a container");
             }
-            entry.ended.send_replace(true);
-            entry.record.sandbox_id.clone()
+            (entry.record.sandbox_id.clone(), entry.ended.clone())
         };
         tracing::debug!(container = %id, code = exit.code, finished_at = %rfc3339_nanos(exit.finished_at_nanos), "container ended");
         self.announce(RuntimeEvent::ContainerStopped {
             sandbox_id,
             container_id: id.to_owned(),
         });
+        // Last: who waits for it goes on to announce more.
+        ended.send_replace(true);
     }
 
     /// The connection ended: what waits for exits must hear of it. `true` when a new one stands.

@@ -16,7 +16,7 @@ mod tasks;
 
 pub use log::rfc3339_nanos;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io;
@@ -87,6 +87,8 @@ struct Zygote {
     maker: Option<Attendant>,
     maker_token: u64,
     closer: Option<Attendant>,
+    /// Ended containers whose mounts the closer was not told to drop yet.
+    unreleased: VecDeque<String>,
     /// Made ahead.
     ready: Vec<NamespaceSet>,
     buffer: Vec<u8>,
@@ -249,6 +251,8 @@ impl Zygote {
             tasks: HashMap::new(),
             own: Own {
                 binary: (binary.dev(), binary.ino()),
+                can_make_nodes: super::capabilities::bit("MKNOD")
+                    .is_some_and(|bit| sys::permitted_capabilities().unwrap_or(0) & bit != 0),
             },
             proc,
             uts,
@@ -256,6 +260,7 @@ impl Zygote {
             maker: None,
             maker_token: 0,
             closer: None,
+            unreleased: VecDeque::new(),
             ready: Vec::new(),
             buffer: Vec::new(),
             copy: vec![0; COPY_BYTES],
@@ -310,10 +315,12 @@ impl Zygote {
                 .maker
                 .as_ref()
                 .is_some_and(|maker| self.ready.len() + maker.wanted < attendant::READY_MAX);
-            let count = match epoll::wait(&self.epoll, &mut events, short.then_some(&QUIET)) {
-                // Making namespaces keeps a processor for most of a millisecond: when nobody waits.
+            let later = (short || !self.unreleased.is_empty()).then_some(&QUIET);
+            let count = match epoll::wait(&self.epoll, &mut events, later) {
                 Ok(0) => {
+                    // Making namespaces keeps a processor for most of a millisecond: when nobody waits.
                     self.order_namespaces();
+                    self.release_more();
                     continue;
                 }
                 Ok(count) => count,
@@ -517,16 +524,25 @@ impl Zygote {
         }
     }
 
-    /// Closes descriptors that may be the last of something large, without waiting for it.
-    fn close_aside(&mut self, fds: Vec<OwnedFd>) {
-        if fds.is_empty() {
-            return;
+    /// The mounts of an ended container may go.
+    fn release_mounts(&mut self, id: String) {
+        self.unreleased.push_back(id);
+        self.release_more();
+    }
+
+    fn release_more(&mut self) {
+        while let (Some(closer), Some(id)) = (&self.closer, self.unreleased.front()) {
+            match closer.release(id) {
+                Ok(()) => {}
+                // It is far behind: later.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // What it held went with it.
+                Err(_) => self.closer = None,
+            }
+            self.unreleased.pop_front();
         }
-        if let Some(closer) = &self.closer
-            && let Err(error) = closer.close(&fds)
-            && error.kind() != io::ErrorKind::WouldBlock
-        {
-            self.closer = None;
+        if self.closer.is_none() {
+            self.unreleased.clear();
         }
     }
 

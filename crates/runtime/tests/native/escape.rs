@@ -280,3 +280,115 @@ async fn account_files_that_are_no_files() {
         .unwrap();
     assert_eq!((code, text.as_str()), (0, "fine\n"));
 }
+
+#[tokio::test]
+async fn below_the_root_there_is_nothing() {
+    // The root is entered by chroot over an empty directory; both ways under it end there.
+    let harness = Harness::new();
+    let climb = "mkdir -p /tmp/cage; cp /bin/busybox /tmp/cage/; cd /; \
+         chroot /tmp/cage /busybox true && echo caged; ls / | tr '\\n' ' '; ls -a /../../.. | wc -l; \
+         grep -c . /proc/self/mountinfo; grep -cE ' / /(boot|home|var|work)' /proc/self/mountinfo";
+    let (_, text) = harness.shell(climb).await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "caged", "{text}");
+    // Only what the container itself has mounted, nothing of the node.
+    assert_eq!(lines.last(), Some(&"0"), "{text}");
+    // With every capability: after the root is unmounted, an empty directory that cannot be written.
+    let bottom = "cd /; umount -l /sys /dev/pts /dev 2>/dev/null; nsenter -t 1 -m -- true; umount -l / 2>&1; \
+         nsenter -t 1 -m -- /bin/true 2>&1 | grep -c 'No such file'";
+    let (_, text) = harness
+        .shell_with(bottom, |c| c.security.privileged = true)
+        .await;
+    assert!(text.ends_with("1\n"), "{text}");
+    // Nobody else notices: the empty directory is each container's own mount.
+    assert_eq!(harness.shell("echo fine").await, (0, "fine\n".to_owned()));
+}
+
+/// Makes `path` a link to `target` and a directory in turns until dropped.
+struct Flipper {
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Flipper {
+    fn start(directory: std::path::PathBuf, target: std::path::PathBuf) -> Self {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let (link, plain) = (directory.join("link"), directory.join("plain"));
+        symlink(target, &link).unwrap();
+        std::fs::create_dir(&plain).unwrap();
+        let thread = std::thread::spawn(move || {
+            let path = directory.join("flip");
+            std::fs::create_dir(&path).unwrap();
+            while !told.load(Ordering::Relaxed) {
+                // Two names change places at once, so that the path is never missing.
+                for other in [&link, &plain] {
+                    let _ = rustix::fs::renameat_with(
+                        rustix::fs::CWD,
+                        &path,
+                        rustix::fs::CWD,
+                        other,
+                        rustix::fs::RenameFlags::EXCHANGE,
+                    );
+                }
+                std::thread::yield_now();
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Flipper {
+    fn drop(&mut self) {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[tokio::test]
+async fn mounts_race_with_links() {
+    // CVE-2021-30465: a volume's directory becomes a link while something is mounted below it.
+    let harness = Harness::new();
+    let outside = harness.directory.path().join("outside");
+    let shared = harness.directory.path().join("shared");
+    let secret = harness.directory.path().join("secret");
+    for directory in [&outside, &shared, &secret] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    std::fs::write(secret.join("mark"), "secret\n").unwrap();
+    let flipper = Flipper::start(shared.clone(), outside.clone());
+    let mut mounted = 0;
+    for _ in 0..20 {
+        let result = attempt(
+            &harness,
+            "busybox",
+            &["sh", "-c", "cat /proc/self/mountinfo | grep -c outside"],
+            |c| {
+                let mount = |container: &str, host: &std::path::Path| Mount {
+                    container_path: container.into(),
+                    host_path: host.to_owned(),
+                    readonly: false,
+                    propagation: MountPropagation::Private,
+                };
+                c.mounts = vec![mount("/vol", &shared), mount("/vol/flip/below", &secret)];
+            },
+        )
+        .await;
+        if let Ok((_, text)) = result {
+            mounted += 1;
+            // Never onto the node's directory, wherever the link led at that moment.
+            assert_eq!(text, "0\n");
+        }
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    }
+    drop(flipper);
+    assert!(mounted > 0, "not one container started");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(outside.to_str().unwrap()));
+}

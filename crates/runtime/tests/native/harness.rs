@@ -1,8 +1,8 @@
 //! One runtime with directories and a cgroup root of its own, and a busybox image.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use runtime::image_roots::{ImageConfig, ImageRoot, ImageRoots};
@@ -16,7 +16,11 @@ use runtime::service::{
 pub struct Images {
     pub layers: PathBuf,
     pub config: ImageConfig,
+    /// What the runtime said, after its start, who holds images.
+    pub retained: Retained,
 }
+
+pub type Retained = Arc<Mutex<Vec<String>>>;
 
 impl ImageRoots for Images {
     fn prepare(&self, image_id: &str) -> Result<ImageRoot, ImageError> {
@@ -38,6 +42,10 @@ impl ImageRoots for Images {
         Ok(())
     }
     fn release(&self, _: &str, _: &str) {}
+    fn retain_holders(&self, holders: &[&str]) -> Result<(), ImageError> {
+        *self.retained.lock().unwrap() = holders.iter().map(|h| (*h).to_owned()).collect();
+        Ok(())
+    }
 }
 
 pub struct Harness {
@@ -45,6 +53,7 @@ pub struct Harness {
     pub config: Config,
     pub directory: tempfile::TempDir,
     pub image: ImageConfig,
+    pub retained: Retained,
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -64,19 +73,26 @@ impl Harness {
             cgroup_root: PathBuf::from(format!("/llmagentos-test-{}-{number}", std::process::id())),
             zygote_command: vec![zygote_program()],
         };
-        let runtime = open(&config, directory.path(), &image);
+        let retained = Retained::default();
+        let runtime = open(&config, directory.path(), &image, &retained);
         Self {
             runtime: Some(runtime),
             config,
             directory,
             image,
+            retained,
         }
     }
 
     /// As a new server would: the old one is gone, without a word to the zygote.
     pub fn restart(&mut self) {
         drop(self.runtime.take());
-        self.runtime = Some(open(&self.config, self.directory.path(), &self.image));
+        self.runtime = Some(open(
+            &self.config,
+            self.directory.path(),
+            &self.image,
+            &self.retained,
+        ));
     }
 
     pub fn runtime(&self) -> &Arc<NativeRuntime> {
@@ -192,10 +208,16 @@ pub fn zygote_program() -> String {
     path.to_str().unwrap().to_owned()
 }
 
-fn open(config: &Config, directory: &Path, image: &ImageConfig) -> Arc<NativeRuntime> {
+fn open(
+    config: &Config,
+    directory: &Path,
+    image: &ImageConfig,
+    retained: &Retained,
+) -> Arc<NativeRuntime> {
     let images = Images {
         layers: directory.join("layers"),
         config: image.clone(),
+        retained: retained.clone(),
     };
     NativeRuntime::new(config.clone(), Arc::new(images), None).unwrap()
 }

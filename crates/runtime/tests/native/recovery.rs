@@ -41,6 +41,12 @@ async fn a_restarted_server_finds_everything() {
     harness.restart();
     drop(keep);
     assert_eq!(harness.runtime().zygote_pid(), zygote);
+    // Images are held by these and by no other.
+    let mut held = harness.retained.lock().unwrap().clone();
+    held.sort();
+    let mut expect = vec![long.clone(), short.clone(), created.clone()];
+    expect.sort();
+    assert_eq!(held, expect);
     let after = harness.runtime().container_status(&long).await.unwrap();
     assert_eq!(
         (after.state, after.pid, after.started_at_nanos),

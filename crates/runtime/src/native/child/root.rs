@@ -14,6 +14,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{
@@ -76,6 +77,7 @@ pub fn build(
     spec: &RootSpec,
     cgroup: &CgroupMembership,
     ahead: Option<OwnedFd>,
+    can_make_nodes: bool,
     leave: impl FnOnce() -> io::Result<()>,
 ) -> Result<Built, Fault> {
     let sources = spec
@@ -99,6 +101,11 @@ pub fn build(
     for device in &spec.devices {
         devices.push(explicit_device(device)?);
     }
+    let borrowed = if can_make_nodes {
+        None
+    } else {
+        Some(borrow_devices(&devices)?)
+    };
     // Last: where it cannot be detached, this is done in another mount namespace already.
     let root = match ahead {
         Some(root) => root,
@@ -117,12 +124,16 @@ pub fn build(
 
     let proc = inside::plain_directory(root, "proc").map_err(|e| Fault::of("prepare /proc", e))?;
     drop(proc);
-    let (dev, null) = device_directory(devices)?;
+    let (dev, null) = device_directory(devices, borrowed.is_some())?;
     attach(
         &dev,
         &inside::plain_directory(root, "dev").map_err(|e| Fault::of("prepare /dev", e))?,
     )
     .map_err(|e| Fault::of("mount /dev", e))?;
+    let null = match (null, borrowed) {
+        (Some(null), _) => null,
+        (None, borrowed) => bind_devices(&dev, borrowed.unwrap_or_default())?,
+    };
     device_mounts(&dev, shm)?;
     let sys_target =
         inside::plain_directory(root, "sys").map_err(|e| Fault::of("prepare /sys", e))?;
@@ -237,8 +248,26 @@ fn open_source(path: &Path) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// Whether this kernel takes an overlay's layers one by one: Linux 6.5 and later. Older ones would
+/// refuse each time, and complain in their log.
+fn takes_single_layers() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let name = rustix::system::uname();
+        let release = name.release().to_string_lossy();
+        let mut numbers = release
+            .split(|c: char| !c.is_ascii_digit())
+            .map(|text| text.parse::<u32>().unwrap_or(0));
+        let (major, minor) = (numbers.next(), numbers.next());
+        (major, minor) >= (Some(6), Some(5))
+    })
+}
+
 /// The root as a detached overlay; an error may mean that the kernel needs [`overlay_by_path`].
 pub fn overlay(lowerdirs: &[PathBuf], upperdir: &Path, workdir: &Path) -> io::Result<OwnedFd> {
+    if !takes_single_layers() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in lowerdirs {
         rustix::mount::fsconfig_set_string(&context, "lowerdir+", layer)?;
@@ -344,8 +373,12 @@ fn open_cgroups(membership: &CgroupMembership) -> Result<Vec<(String, OwnedFd)>,
     Ok(out)
 }
 
-/// `/dev` as a detached tmpfs with its nodes; also our `null` by descriptor.
-fn device_directory(more: Vec<Device>) -> Result<(OwnedFd, OwnedFd), Fault> {
+/// `/dev` as a detached tmpfs with its nodes; also our `null` by descriptor, unless `borrowed`: then
+/// its nodes are the node's own, bound one by one once `/dev` is in place ([`bind_devices`]).
+fn device_directory(
+    more: Vec<Device>,
+    borrowed: bool,
+) -> Result<(OwnedFd, Option<OwnedFd>), Fault> {
     let context = |e: io::Error| Fault::of("make /dev", e);
     let dev = filesystem(
         "tmpfs",
@@ -353,7 +386,17 @@ fn device_directory(more: Vec<Device>) -> Result<(OwnedFd, OwnedFd), Fault> {
         MountAttrFlags::MOUNT_ATTR_NOSUID,
     )
     .map_err(context)?;
-    let character = |name: &str, major: u32, minor: u32| {
+    for (name, target) in DEVICE_LINKS {
+        rustix::fs::symlinkat(target, &dev, name).map_err(|e| context(e.into()))?;
+    }
+    for name in ["pts", "shm", "mqueue"] {
+        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))
+            .map_err(|e| context(e.into()))?;
+    }
+    if borrowed {
+        return Ok((dev, None));
+    }
+    for (name, major, minor) in DEVICE_NODES {
         rustix::fs::mknodat(
             &dev,
             name,
@@ -361,16 +404,7 @@ fn device_directory(more: Vec<Device>) -> Result<(OwnedFd, OwnedFd), Fault> {
             Mode::from_raw_mode(0o666),
             rustix::fs::makedev(major, minor),
         )
-    };
-    for (name, major, minor) in DEVICE_NODES {
-        character(name, major, minor).map_err(|e| context(e.into()))?;
-    }
-    for (name, target) in DEVICE_LINKS {
-        rustix::fs::symlinkat(target, &dev, name).map_err(|e| context(e.into()))?;
-    }
-    for name in ["pts", "shm", "mqueue"] {
-        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))
-            .map_err(|e| context(e.into()))?;
+        .map_err(|e| context(e.into()))?;
     }
     let null = rustix::fs::openat(
         &dev,
@@ -389,7 +423,37 @@ fn device_directory(more: Vec<Device>) -> Result<(OwnedFd, OwnedFd), Fault> {
             _ => {}
         }
     }
-    Ok((dev, null))
+    Ok((dev, Some(null)))
+}
+
+/// Devices of the node to bind, where this machine gives no `CAP_MKNOD`: the usual ones and `more`.
+fn borrow_devices(more: &[Device]) -> Result<Vec<(PathBuf, OwnedFd)>, Fault> {
+    let usual = DEVICE_NODES.iter().map(|(name, ..)| PathBuf::from(name));
+    let asked = more.iter().filter(|device| device.required);
+    usual
+        .chain(asked.map(|device| device.below_dev.clone()))
+        .map(|below| {
+            let path = Path::new("/dev").join(&below);
+            let tree = open_source(&path)
+                .map_err(|e| Fault::of(format!("borrow {} of the node", path.display()), e))?;
+            Ok((below, tree))
+        })
+        .collect()
+}
+
+/// Binds borrowed devices in a `/dev` that is in place; answers `null`.
+fn bind_devices(dev: &OwnedFd, devices: Vec<(PathBuf, OwnedFd)>) -> Result<OwnedFd, Fault> {
+    let mut null = None;
+    for (below, tree) in devices {
+        let context = |e: io::Error| Fault::of(format!("bind device {}", below.display()), e);
+        let target = inside::resolve_or_create(dev.as_fd(), &below, false).map_err(context)?;
+        sys::mount_setattr(tree.as_fd(), true, 0, MS_PRIVATE).map_err(context)?;
+        attach(&tree, &target).map_err(context)?;
+        if below == Path::new("null") {
+            null = Some(tree);
+        }
+    }
+    null.ok_or_else(|| Fault::runtime("the node's /dev has no null"))
 }
 
 /// What is mounted below `/dev`.

@@ -117,7 +117,11 @@ impl NativeRuntime {
         cgroup: String,
         image: &ImageRoot,
     ) -> Result<(Container, Option<OwnedFd>), RuntimeError> {
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = sandbox
+            .warnings
+            .iter()
+            .map(|text| format!("pod: {text}"))
+            .collect();
         // What cannot be carried out is refused now.
         spec::process(&config, &image.config, self.permitted, &mut warnings)?;
         spec::mounts(&config)?;

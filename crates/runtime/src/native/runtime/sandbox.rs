@@ -46,6 +46,7 @@ impl NativeRuntime {
             created_at_nanos: zygote::now_nanos(),
             ips: Vec::new(),
             networked: false,
+            warnings: Vec::new(),
             shm: own_ipc.then(|| self.config.run_dir.join("shm").join(&id)),
             net_fd: None,
             config,
@@ -117,19 +118,18 @@ impl NativeRuntime {
     /// in kernel memory and one small file, which a switch to another thread would not make shorter.
     fn make_host_side(
         &self,
-        sandbox: &Sandbox,
+        sandbox: &mut Sandbox,
         pause_cgroup: Option<String>,
     ) -> Result<(), RuntimeError> {
         let context = |e| io_error("make the pod's cgroup", &e);
-        let parent = &sandbox.config.cgroup_parent;
-        self.hierarchies.create(parent).map_err(context)?;
+        let parent = sandbox.config.cgroup_parent.clone();
+        self.hierarchies.create(&parent).map_err(context)?;
         if let Some(cgroup) = &pause_cgroup {
             self.hierarchies.create(cgroup).map_err(context)?;
         }
-        let mut warnings = Vec::new();
         self.hierarchies
-            .apply(parent, &sandbox.config.resources, &mut warnings);
-        for warning in warnings {
+            .apply(&parent, &sandbox.config.resources, &mut sandbox.warnings);
+        for warning in &sandbox.warnings {
             tracing::warn!(sandbox = %sandbox.id, %warning, "a limit of the pod");
         }
         if let Some(path) = &sandbox.shm {

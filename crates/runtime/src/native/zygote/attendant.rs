@@ -1,13 +1,15 @@
 //! Processes beside the zygote for what takes long and nobody should wait for.
 //!
 //! Enter at [`start`]. Two run the same loop, so that neither delays the other: one makes the
-//! namespaces of pods ahead of need, one closes the last descriptors of ended containers, which makes
-//! the kernel take their mounts down and wait for RCU (1 to 7 ms). They live in an empty mount
+//! namespaces of pods ahead of need, one holds the mount namespaces of containers until after their
+//! end: when the last descriptor is closed, the kernel takes the mounts down and waits for RCU (1 to 7
+//! ms), which else the exit of the container's last process does. They live in an empty mount
 //! namespace, which is also what containers are built in. They end with the zygote's end of the socket.
 //!
 //! Invariants: at most [`READY_MAX`] sets of namespaces stand ready; without attendants everything
 //! still works, in the zygote itself and slower.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -32,8 +34,10 @@ pub struct NamespaceSet {
 #[derive(Serialize, Deserialize)]
 enum Order {
     Make,
-    /// Closes the descriptors that come along.
-    Close,
+    /// Descriptor: the mount namespace of a container. The container's own child sends it: whoever
+    /// had a copy and closed it last would wait.
+    Hold(String),
+    Release(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -93,10 +97,15 @@ impl Attendant {
         }
     }
 
-    /// Hands descriptors over to be closed. An error leaves that to the caller.
-    pub fn close(&self, fds: &[OwnedFd]) -> io::Result<()> {
-        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-        wire::send(&self.socket, &Order::Close, &fds)
+    /// Hands a container's mount namespace over.
+    pub fn hold(&self, container: &str, mounts: &OwnedFd) -> io::Result<()> {
+        let order = Order::Hold(container.to_owned());
+        wire::send(&self.socket, &order, &[mounts.as_fd()])
+    }
+
+    /// Lets a container's mount namespace go.
+    pub fn release(&self, container: &str) -> io::Result<()> {
+        wire::send(&self.socket, &Order::Release(container.to_owned()), &[])
     }
 
     /// A set that has come; `None`: nothing there. An error means that this attendant is gone or useless.
@@ -153,6 +162,7 @@ fn serve(proc: BorrowedFd<'_>, socket: &OwnedFd) {
         }
     };
     let mut buffer = Vec::new();
+    let mut held: HashMap<String, OwnedFd> = HashMap::new();
     loop {
         match wire::receive::<Order>(socket, &mut buffer) {
             Ok(Some((Order::Make, _))) => {
@@ -170,7 +180,12 @@ fn serve(proc: BorrowedFd<'_>, socket: &OwnedFd) {
                     return;
                 }
             }
-            Ok(Some((Order::Close, fds))) => drop(fds),
+            Ok(Some((Order::Hold(container), mut fds))) => {
+                if let Some(mounts) = fds.pop() {
+                    held.insert(container, mounts);
+                }
+            }
+            Ok(Some((Order::Release(container), _))) => drop(held.remove(&container)),
             Ok(None) | Err(_) => return,
         }
     }

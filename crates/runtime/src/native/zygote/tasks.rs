@@ -51,8 +51,6 @@ pub(super) struct Task {
     warnings: Vec<String>,
     started_at_nanos: i64,
     terminal: Option<OwnedFd>,
-    /// The container's mount namespace: held so that its end does not wait for its mounts.
-    mounts: Option<OwnedFd>,
     cgroup: CgroupMembership,
     exit: Option<Exit>,
     kind: Kind,
@@ -390,6 +388,7 @@ impl Zygote {
                         let places = Places {
                             proc: self.proc.as_fd(),
                             empty: self.empty.as_fd(),
+                            closer: self.closer.as_ref(),
                         };
                         let namespaces = Namespaces {
                             net: sandbox
@@ -467,7 +466,6 @@ impl Zygote {
                 warnings: Vec::new(),
                 started_at_nanos: now_nanos(),
                 terminal: None,
-                mounts: None,
                 cgroup,
                 exit: None,
                 kind,
@@ -563,7 +561,6 @@ impl Zygote {
                     });
                 }
                 Ok(Some((Report::Terminal, mut fds))) => task.terminal = fds.pop(),
-                Ok(Some((Report::Mounts, mut fds))) => task.mounts = fds.pop(),
                 Ok(Some((Report::Successor { pid }, mut fds))) => {
                     if let Some(pidfd) = fds.pop() {
                         self.replace_process(id, pid, pidfd);
@@ -607,6 +604,7 @@ impl Zygote {
         if let Some(failure) = failure {
             if let Some(task) = self.tasks.remove(id) {
                 self.discard(task);
+                self.release_mounts(id.to_owned());
             }
             self.reply(reply_to, Err(failure));
             return;
@@ -664,7 +662,6 @@ impl Zygote {
     fn discard(&mut self, task: Task) {
         let _ = rustix::process::pidfd_send_signal(&task.pidfd, Signal::KILL);
         self.unwatch(task.pidfd_token, &task.pidfd);
-        self.close_aside(task.mounts.into_iter().collect());
         if let Kind::Container(mut state) = task.kind {
             for (token, fd) in state.outputs.iter_mut().filter_map(Option::take) {
                 self.unwatch(token, &fd);
@@ -769,8 +766,7 @@ impl Zygote {
             id: id.to_owned(),
             exit,
         });
-        let mounts = self.tasks.get_mut(id).and_then(|task| task.mounts.take());
-        self.close_aside(mounts.into_iter().collect());
+        self.release_mounts(id.to_owned());
     }
 
     pub(super) fn signal(&mut self, id: &str, signal: i32) -> Result<Answer, Failure> {
