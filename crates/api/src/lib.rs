@@ -8,6 +8,7 @@ pub mod columns;
 pub mod decode;
 pub mod disruption;
 mod empty;
+pub mod encoded;
 pub mod endpoint_ip;
 pub mod error;
 pub mod ip;

@@ -29,6 +29,8 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 const EXPIRIES_MAX: usize = 128;
 /// Space that fjall's framing takes for each change, at most.
 const CHANGE_OVERHEAD_BYTES: u64 = 128;
+/// Quiet time after a write before what fjall keeps in memory is written out.
+const WRITE_OUT_AFTER: Duration = Duration::from_secs(3);
 /// Wait before a failed deletion of expired keys is tried again.
 const EXPIRY_RETRY: Duration = Duration::from_secs(1);
 
@@ -63,6 +65,8 @@ pub(crate) struct Committer {
     messages: Receiver<Message>,
     /// No lease is ended before this instant.
     expiry_not_before: Option<Instant>,
+    /// When to write out what was written since; `None`: nothing was.
+    write_out_at: Option<Instant>,
     newest_lease: u64,
 }
 
@@ -72,6 +76,8 @@ impl Committer {
             shared,
             messages,
             expiry_not_before: None,
+            // What was recovered at the start is in memory too.
+            write_out_at: Some(Instant::now() + WRITE_OUT_AFTER),
             newest_lease: 0,
         }
     }
@@ -81,6 +87,11 @@ impl Committer {
             let mut received = Vec::new();
             let open = self.receive(&mut received);
             let expired = self.expired();
+            if received.is_empty() && expired.is_empty() {
+                self.write_out(Instant::now());
+            } else {
+                self.write_out_at = Some(Instant::now() + WRITE_OUT_AFTER);
+            }
             self.commit_group(received, &expired);
             self.shared.hub().announce_progress(Instant::now());
             if !open {
@@ -129,7 +140,18 @@ impl Committer {
                 .map_or(deadline, |earliest| earliest.max(deadline))
         });
         let progress = self.shared.hub().progress_deadline();
-        [lease, progress].into_iter().flatten().min()
+        [lease, progress, self.write_out_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// In a quiet moment the memtables go to disk, so that an idle store keeps little in memory.
+    fn write_out(&mut self, now: Instant) {
+        if self.write_out_at.is_some_and(|at| at <= now) {
+            self.write_out_at = None;
+            self.shared.disk.write_out();
+        }
     }
 
     fn expired(&self) -> Vec<u64> {

@@ -36,6 +36,8 @@ const JOURNALS_BYTES: u64 = 64 << 20;
 const LOG_MEMTABLE_BYTES: u64 = 4 << 20;
 const VALUES_MEMTABLE_BYTES: u64 = 16 << 20;
 const META_MEMTABLE_BYTES: u64 = 1 << 20;
+/// An idle store writes its memtables out when they hold this much together.
+const WRITE_OUT_BYTES: u64 = 2 << 20;
 /// Values from here on lie in blob files, and are not rewritten when tables are merged.
 const SEPARATION_BYTES: u32 = 512;
 const BLOB_FILE_BYTES: u64 = 32 << 20;
@@ -175,6 +177,22 @@ impl Disk {
         writes
             .commit()
             .map_err(|error| fjall_error(&self.directory, error))
+    }
+
+    /// Has fjall write its memtables out in the background, if there is much in them. Whatever keeps
+    /// it from that is no failure: they are written when they are full.
+    pub fn write_out(&self) {
+        let Ok(reader) = self.read() else { return };
+        let tables = reader.tables();
+        let bytes = tables.database.write_buffer_size();
+        if bytes < WRITE_OUT_BYTES || self.check_space(2 * bytes).is_err() {
+            return;
+        }
+        for keyspace in [&tables.log, &tables.values, &tables.meta] {
+            if let Err(error) = keyspace.rotate_memtable() {
+                tracing::debug!(%error, "a memtable was not written out");
+            }
+        }
     }
 
     /// The cause to report for a write that failed: a full disk, if it is full now.

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::Write;
 use super::walk::Position;
+use crate::encoded::metadata_offset;
 use crate::schema::{Table, table};
 
 /// The JSON text of `metadata.managedFields` (a list with one entry) of an object that `write` creates.
@@ -54,14 +55,19 @@ const PLACE: &[u8] = b"\"managedFields\":[]";
 /// Puts managed fields into the JSON text of an object that was encoded with an empty list of them. False (and
 /// nothing done) if it has no such list.
 ///
-/// What stands before the list in an object are strings and lists of strings, which cannot read like it: in them a
-/// quotation mark is escaped.
+/// What stands before the list in an object's metadata are strings and lists and maps of them, which cannot read like
+/// it: in a string a quotation mark is escaped.
 pub fn fill_managed_fields(json: &mut Vec<u8>, managed_fields: &[u8]) -> bool {
-    let Some(at) = json.windows(PLACE.len()).position(|window| window == PLACE) else {
+    let place = metadata_offset(json).and_then(|from| {
+        let at = json[from..]
+            .windows(PLACE.len())
+            .position(|window| window == PLACE)?;
+        Some(from + at + PLACE.len())
+    });
+    let Some(end) = place else {
         return false;
     };
-    let list = at + PLACE.len() - b"[]".len();
-    json.splice(list..at + PLACE.len(), managed_fields.iter().copied());
+    json.splice(end - b"[]".len()..end, managed_fields.iter().copied());
     true
 }
 

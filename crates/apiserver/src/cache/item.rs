@@ -3,6 +3,7 @@
 
 use std::io::Write;
 
+use api::encoded::metadata_offset;
 use api::kind::{Object, Strategy};
 use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -107,18 +108,6 @@ impl Item {
     }
 }
 
-/// How an encoding begins, up to where `metadata`'s fields do.
-const METADATA: &[u8] = b"\"metadata\":{";
-
-/// Where the fields of `metadata` begin. Every encoder of ours writes `apiVersion` and `kind`
-/// (whose values need no escapes) before `metadata`, so the first match is the right one.
-fn metadata_offset(json: &[u8]) -> Option<usize> {
-    json.windows(METADATA.len())
-        .take(512)
-        .position(|window| window == METADATA)
-        .map(|at| at + METADATA.len())
-}
-
 /// Splices the resource version in; one copy, no parsing.
 pub fn with_resource_version(stored: &[u8], revision: u64) -> Bytes {
     let Some(at) = metadata_offset(stored) else {
@@ -162,6 +151,10 @@ mod tests {
             (
                 r#"{"apiVersion":"v1","kind":"Pod","metadata":{}}"#,
                 r#"{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"42"}}"#,
+            ),
+            (
+                r#"{"apiVersion":"v1","kind":"ConfigMap","data":{"metadata":"\"metadata\":{"},"metadata":{"name":"a"}}"#,
+                r#"{"apiVersion":"v1","kind":"ConfigMap","data":{"metadata":"\"metadata\":{"},"metadata":{"resourceVersion":"42","name":"a"}}"#,
             ),
         ] {
             let json = with_resource_version(stored.as_bytes(), 42);

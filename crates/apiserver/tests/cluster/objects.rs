@@ -63,6 +63,49 @@ async fn objects_are_created_read_changed_and_deleted() {
     );
 }
 
+/// In these kinds other fields come before the metadata, long ones, or ones that hold metadata too.
+#[tokio::test]
+async fn every_object_has_its_resource_version() {
+    let cluster = Cluster::start().await;
+    let account = "/api/v1/namespaces/default/serviceaccounts";
+    let default =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    assert_eq!(cluster.post(account, default).await.code, 201);
+    let revisions = "/apis/apps/v1/namespaces/default/controllerrevisions";
+    let pods = "/api/v1/namespaces/default/pods";
+    let objects = [
+        (
+            CONFIG_MAPS,
+            config_map("long", json!({"k": "x".repeat(5000)})),
+        ),
+        (
+            revisions,
+            json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": {"name": "nested"}, "revision": 1,
+                "data": {"metadata": {"managedFields": [], "name": "inner"}, "spec": {"template": {"metadata": {}}}}}),
+        ),
+        (
+            pods,
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "annotations": {"managedFields": "[]"}},
+                "spec": {"containers": [{"name": "b", "image": "i", "env": [{"name": "Z"}, {"name": "A"}]}, {"name": "a", "image": "i"}]}}),
+        ),
+    ];
+    for (path, object) in objects {
+        let created = cluster.post(path, object.clone()).await;
+        assert_eq!(created.code, 201, "{}", created.body);
+        let meta = &created.body["metadata"];
+        assert!(meta["resourceVersion"].is_string(), "{}", created.body);
+        assert_eq!(meta["managedFields"].as_array().map(Vec::len), Some(1));
+        assert_eq!(created.body["data"], object["data"]);
+        let path = format!("{path}/{}", meta["name"].as_str().unwrap());
+        assert_eq!(cluster.get(&path).await.body, created.body);
+        // What changes nothing writes nothing, right after the create too.
+        let same = cluster.put(&path, created.body.clone()).await;
+        assert_eq!(same.body, created.body);
+        let deleted = cluster.delete(&path).await;
+        assert_eq!(deleted.code, 200, "{}", deleted.body);
+    }
+}
+
 #[tokio::test]
 async fn bad_requests_are_told_what_is_wrong() {
     let cluster = Cluster::start().await;
