@@ -607,8 +607,7 @@ impl View {
 
     /// Would the node do if it were empty? Rules about pods that are matched along with the class are left out.
     pub fn admits_but_for_room(&self, snapshot: &Snapshot, node: NodeIndex) -> bool {
-        let entry = self.slot(node).and_then(|slot| self.entries.get(slot));
-        if !entry.is_some_and(|entry| entry.admits) {
+        if !self.admits(node) {
             return false;
         }
         let state = &snapshot.nodes[node];
@@ -622,19 +621,21 @@ impl View {
                 .is_none_or(|topology| topology.rejection(snapshot, &self.profile, node).is_none())
     }
 
-    /// Might some node do, as far as single nodes tell?
-    pub fn has_open(&self) -> bool {
-        self.groups.iter().any(|group| group.live_count > 0)
+    /// Do the rules that depend on the node alone hold?
+    pub fn admits(&self, node: NodeIndex) -> bool {
+        let entry = self.slot(node).and_then(|slot| self.entries.get(slot));
+        entry.is_some_and(|entry| entry.admits)
     }
 
-    /// The greatest preference that an open node has for its own sake.
-    pub fn best_preference(&mut self, snapshot: &Snapshot) -> i64 {
-        let tops = (0..self.groups.len())
-            .filter_map(|index| self.top(index))
-            .collect::<Vec<_>>();
-        let preferences = tops.into_iter().map(|(_, node)| {
-            score::node_preference(&self.class, &snapshot.nodes[node], &self.profile)
-        });
+    /// No node is preferred more for its own sake.
+    pub fn preference_max(&self) -> i64 {
+        if !score::has_node_preference(&self.class, &self.profile) {
+            return score::preference(0, 0, 0);
+        }
+        let total = score::affinity_weight_max(&self.class, &self.profile);
+        let admitting = self.entries.iter().filter(|entry| entry.admits);
+        let preferences =
+            admitting.map(|entry| score::preference(entry.liked, total, entry.unwelcoming));
         preferences.max().unwrap_or(0)
     }
 
