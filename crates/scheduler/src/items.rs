@@ -12,6 +12,18 @@ use crate::{Policy, score};
 /// Pairs of class and node above which the problem is not even written down.
 const PAIRS_MAX: usize = 20_000_000;
 
+/// Comparisons of a weight with a capacity that a search may cost.
+const COMPARISONS_MAX: u64 = 20_000_000;
+
+/// Which rules forbid a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rules {
+    /// Those that depend on the node alone: what they leave bounds every plan.
+    OfNodes,
+    /// Those about other pods too, as things are.
+    All,
+}
+
 /// Some classes and how many pods of each, against all nodes.
 pub(crate) struct Problem {
     problem: knapsack::Problem,
@@ -35,6 +47,7 @@ impl Problem {
         profiles: &[Arc<Profile>],
         given_back: &HashMap<NodeIndex, Amounts>,
         priority: i32,
+        rules: Rules,
     ) -> Option<Problem> {
         if demand.len().saturating_mul(snapshot.node_count()) > PAIRS_MAX {
             return None;
@@ -62,7 +75,15 @@ impl Problem {
             .collect();
         let mut items = Vec::with_capacity(demand.len());
         for ((class, count), profile) in demand.iter().zip(profiles) {
-            items.push(item(snapshot, class, *count, profile, &dimensions, &nodes));
+            items.push(item(
+                snapshot,
+                class,
+                *count,
+                profile,
+                rules,
+                &dimensions,
+                &nodes,
+            ));
         }
         let spreads = profiles.iter().any(|profile| {
             matches!(
@@ -93,7 +114,10 @@ impl Problem {
 
     pub fn solve(&self, policy: &Policy) -> Matched {
         let options = knapsack::Options {
-            work_max: policy.work_max,
+            // A step costs as much as there are dimensions, and some clusters have a thousand.
+            work_max: policy
+                .work_max
+                .min(COMPARISONS_MAX / self.problem.dimension_count.max(1) as u64),
             seed: policy.seed,
             stop: policy.stop,
             secondary: self.secondary,
@@ -119,6 +143,7 @@ fn item(
     class: &Arc<PodClass>,
     count: usize,
     profile: &Arc<Profile>,
+    rules: Rules,
     dimensions: &[ResourceIndex],
     nodes: &[NodeIndex],
 ) -> knapsack::Item {
@@ -127,7 +152,11 @@ fn item(
     let mut all_allowed = true;
     let mut allowed = knapsack::KnapsackSet::default();
     for (position, node) in nodes.iter().enumerate() {
-        if view.admits_but_for_room(snapshot, *node) {
+        let admits = match rules {
+            Rules::OfNodes => view.admits(*node),
+            Rules::All => view.admits_but_for_room(snapshot, *node),
+        };
+        if admits {
             allowed.insert(position);
         } else {
             all_allowed = false;

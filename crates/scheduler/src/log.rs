@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::class::PodClass;
 use crate::snapshot::NodeIndex;
 
-/// Changes kept for indexes that are behind; one that is further behind is built anew.
-const KEPT_MAX: usize = 1 << 17;
+/// Changes kept for indexes that are behind; one that is further behind is built anew, which costs no more than to replay as many.
+const KEPT_MAX: usize = 1 << 14;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Change {

@@ -243,6 +243,12 @@ fn stand(
     if !resolvable {
         return Standing::NotHelpful;
     }
+    // Where all pods are alike in importance there is nothing to think through.
+    let lower = snapshot.priorities.range(..view.class.priority).next();
+    let pods = &snapshot.nodes[node].pods;
+    if lower.is_none() && !pods.iter().any(PlacedPod::is_leaving) {
+        return Standing::NoVictims;
+    }
     match evaluate(snapshot, view, allowances, node) {
         Outcome::Candidate(cost, _) => Standing::Candidate(cost),
         Outcome::NoVictims => Standing::NoVictims,

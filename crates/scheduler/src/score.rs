@@ -45,22 +45,32 @@ pub(crate) fn has_node_preference(class: &PodClass, profile: &Profile) -> bool {
 
 /// How much the class likes the node for the node's own sake, from 0 to below [`PREFERENCE_STEPS`].
 pub(crate) fn node_preference(class: &PodClass, node: &NodeState, profile: &Profile) -> i64 {
-    let weights = class
-        .preferred_terms
-        .iter()
-        .chain(&profile.added_preferred_terms);
-    let total: i64 = weights.map(|(weight, _)| i64::from(*weight).max(0)).sum();
-    let affinity = if total > 0 {
-        affinity_weight(class, node, profile) * 100 / total
-    } else {
-        0
-    };
+    let liked = affinity_weight(class, node, profile);
     let unwelcoming = if node.taints.is_empty() {
         0
     } else {
         filter::unwelcoming_taint_count(class, node)
     };
+    preference(liked, affinity_weight_max(class, profile), unwelcoming)
+}
+
+/// The same from its parts: weight of the terms that hold, of all terms, and taints that make the node less welcome.
+pub(crate) fn preference(liked: i64, liked_max: i64, unwelcoming: i64) -> i64 {
+    let affinity = if liked_max > 0 {
+        liked * 100 / liked_max
+    } else {
+        0
+    };
     affinity.clamp(0, 100) + (27 - 9 * unwelcoming).max(0)
+}
+
+/// Sum of the weights of all preferred node affinity terms.
+pub(crate) fn affinity_weight_max(class: &PodClass, profile: &Profile) -> i64 {
+    let terms = class
+        .preferred_terms
+        .iter()
+        .chain(&profile.added_preferred_terms);
+    terms.map(|(weight, _)| i64::from(*weight).max(0)).sum()
 }
 
 /// Sum of the weights of the preferred node affinity terms that hold.

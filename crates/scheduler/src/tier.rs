@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::class::PodClass;
 use crate::cycle::{Gang, PendingPod, Tier};
 use crate::diagnosis::Diagnosis;
-use crate::items::{Matched, Problem};
+use crate::items::{Matched, Problem, Rules};
 use crate::preemption::{Allowances, Search};
 use crate::profile::Profile;
 use crate::snapshot::{NodeIndex, Snapshot, Uid, address};
@@ -82,9 +82,9 @@ struct Lot<'t> {
     placed: Vec<Placed>,
     waiting: Vec<&'t PendingPod>,
     worth: i64,
-    /// Best preference of any node for its own sake, when the tier began.
+    /// No node is preferred more for its own sake.
     preference_max: i64,
-    /// Some node would have done when the tier began, or might have but for other pods.
+    /// Some node might have done without the other pods of the tier.
     hopeful: bool,
 }
 
@@ -100,9 +100,7 @@ pub(crate) fn match_tier(snapshot: &mut Snapshot, tier: &Tier, run: &mut Run) {
     for gang in &tier.gangs {
         match match_gang(snapshot, gang, run) {
             Ok(placed) => {
-                bound = placed
-                    .iter()
-                    .fold(bound, |bound, placed| bound.saturating_add(placed.value));
+                bound = bound.saturating_add(gang_bound(snapshot, gang));
                 report.take(&placed);
                 placed
                     .iter()
@@ -113,14 +111,8 @@ pub(crate) fn match_tier(snapshot: &mut Snapshot, tier: &Tier, run: &mut Run) {
                     .min_count
                     .is_some_and(|min| snapshot.placed_in_group(&gang.key) + gang.pods.len() >= min)
                 {
-                    // It might have been placed: no bound that is cheaper holds.
-                    let each = |pod: &PendingPod| {
-                        score::worth(snapshot.totals(), &pod.class) + score::PREFERENCE_STEPS
-                    };
-                    bound = gang
-                        .pods
-                        .iter()
-                        .fold(bound, |bound, pod| bound.saturating_add(each(pod)));
+                    // It might have been placed in another way.
+                    bound = bound.saturating_add(gang_bound(snapshot, gang));
                     doubtful = true;
                 }
                 gang_waiting.push((gang, why));
@@ -128,6 +120,7 @@ pub(crate) fn match_tier(snapshot: &mut Snapshot, tier: &Tier, run: &mut Run) {
         }
     }
     let mut lots = match_classes(snapshot, tier, &nominated, run);
+    judge_hopes(snapshot, tier, &mut lots, run);
     for lot in &lots {
         let each = lot.worth.saturating_add(lot.preference_max);
         let count = lot.placed.len() + if lot.hopeful { lot.waiting.len() } else { 0 };
@@ -237,7 +230,7 @@ fn match_classes<'t>(
                 .collect(),
             worth: score::worth(&totals, class),
             preference_max: 0,
-            hopeful: false,
+            hopeful: true,
         })
         .filter(|lot| !lot.waiting.is_empty())
         .collect();
@@ -248,12 +241,60 @@ fn match_classes<'t>(
     });
     for lot in &mut lots {
         let mut view = run.view(snapshot, lot.class);
-        lot.preference_max = view.best_preference(snapshot);
-        lot.hopeful = view.has_open() || view.minds_others() && view.refusal().is_none();
+        lot.preference_max = view.preference_max();
         fill(snapshot, lot, &mut view);
         snapshot.keep_view(view);
     }
     lots
+}
+
+/// Room that some placed pods would give back, by node.
+fn room_of<'p>(placed: impl Iterator<Item = &'p Placed>) -> HashMap<NodeIndex, Amounts> {
+    let mut room: HashMap<NodeIndex, Amounts> = HashMap::new();
+    for placed in placed {
+        room.entry(placed.node)
+            .or_default()
+            .add(&placed.pod.class.request);
+    }
+    room
+}
+
+/// More than any plan can make of a gang.
+fn gang_bound(snapshot: &Snapshot, gang: &Gang) -> i64 {
+    let each = |pod: &PendingPod| {
+        let worth = score::worth(snapshot.totals(), &pod.class);
+        worth.saturating_add(score::PREFERENCE_STEPS)
+    };
+    gang.pods.iter().map(each).fold(0, i64::saturating_add)
+}
+
+/// Which of the classes that wait could have had a node at all: only they leave room for a better plan.
+fn judge_hopes(snapshot: &mut Snapshot, tier: &Tier, lots: &mut [Lot], run: &mut Run) {
+    if lots.iter().all(|lot| lot.waiting.is_empty()) {
+        return;
+    }
+    let given_back = room_of(lots.iter().flat_map(|lot| &lot.placed));
+    let has_gangs = !tier.gangs.is_empty();
+    for lot in lots
+        .iter_mut()
+        .filter(|lot| !lot.waiting.is_empty() && lot.placed.is_empty())
+    {
+        let view = run.view(snapshot, lot.class);
+        let fits = |node: NodeIndex| {
+            let state = &snapshot.nodes[node];
+            let back = given_back.get(&node);
+            view.admits(node)
+                && lot.class.request.iter().all(|(index, amount)| {
+                    let back = back.map_or(0, |back| back.amount(index));
+                    let free = state.free_for(tier.priority, index);
+                    // What a gang holds might be free too.
+                    amount <= free.saturating_add(back)
+                        || has_gangs && amount <= state.allocatable.amount(index)
+                })
+        };
+        lot.hopeful = view.refusal().is_none() && (0..snapshot.nodes.len()).any(fits);
+        snapshot.keep_view(view);
+    }
 }
 
 /// Whoever wants to be near a pod that was placed after it is tried again. Last of all: nobody whom it came to be near is moved any more.
@@ -326,13 +367,7 @@ fn improve<'t>(
     bound: &mut i64,
 ) {
     // What was placed in this tier is given back in thought: the bound holds for any order of placing.
-    let mut given_back: HashMap<NodeIndex, Amounts> = HashMap::new();
-    for placed in lots.iter().flat_map(|lot| &lot.placed) {
-        given_back
-            .entry(placed.node)
-            .or_default()
-            .add(&placed.pod.class.request);
-    }
+    let given_back = room_of(lots.iter().flat_map(|lot| &lot.placed));
     let demand: Vec<(Arc<PodClass>, usize)> = lots
         .iter()
         .filter(|lot| lot.hopeful)
@@ -340,8 +375,14 @@ fn improve<'t>(
         .collect();
     let has_gangs = !tier.gangs.is_empty();
     let profiles: Vec<Arc<Profile>> = demand.iter().map(|(class, _)| run.profile(class)).collect();
-    let Some(problem) = Problem::new(snapshot, &demand, &profiles, &given_back, tier.priority)
-    else {
+    let Some(problem) = Problem::new(
+        snapshot,
+        &demand,
+        &profiles,
+        &given_back,
+        tier.priority,
+        Rules::OfNodes,
+    ) else {
         return;
     };
     let greedy = |lots: &[Lot]| {
@@ -366,15 +407,7 @@ fn improve<'t>(
     if plain.len() < 2 || !short {
         return;
     }
-    let mut given_back: HashMap<NodeIndex, Amounts> = HashMap::new();
-    for at in &plain {
-        for placed in &lots[*at].placed {
-            given_back
-                .entry(placed.node)
-                .or_default()
-                .add(&placed.pod.class.request);
-        }
-    }
+    let given_back = room_of(plain.iter().flat_map(|at| &lots[*at].placed));
     let demand: Vec<(Arc<PodClass>, usize)> = plain
         .iter()
         .map(|at| {
@@ -385,8 +418,14 @@ fn improve<'t>(
         })
         .collect();
     let profiles: Vec<Arc<Profile>> = demand.iter().map(|(class, _)| run.profile(class)).collect();
-    let Some(problem) = Problem::new(snapshot, &demand, &profiles, &given_back, tier.priority)
-    else {
+    let Some(problem) = Problem::new(
+        snapshot,
+        &demand,
+        &profiles,
+        &given_back,
+        tier.priority,
+        Rules::All,
+    ) else {
         return;
     };
     let Matched {
@@ -398,7 +437,7 @@ fn improve<'t>(
         .iter()
         .flat_map(|at| &lots[*at].placed)
         .fold(0i64, |sum, placed| sum.saturating_add(placed.value));
-    if plain.len() == lots.len() && !has_gangs {
+    if plain.len() == lots.iter().filter(|lot| lot.hopeful).count() && !has_gangs {
         *bound = (*bound).min(upper_bound.max(placed_before));
     }
     if value <= placed_before {
@@ -628,7 +667,14 @@ fn solve_gang(
         .min()
         .unwrap_or(0);
     // All of them are worth more than any part, so that a value that is large enough is a whole gang.
-    let problem = Problem::new(snapshot, &demand, &profiles, &HashMap::new(), priority)?;
+    let problem = Problem::new(
+        snapshot,
+        &demand,
+        &profiles,
+        &HashMap::new(),
+        priority,
+        Rules::All,
+    )?;
     let matched = problem.solve(run.policy);
     let count: usize = matched
         .placed

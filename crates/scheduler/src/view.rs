@@ -37,8 +37,8 @@ struct Entry {
     version: u32,
     cell: u32,
     own: i64,
-    unwelcoming: i64,
-    liked: i64,
+    liked: i32,
+    unwelcoming: u16,
     /// Rules that depend on the node alone hold.
     admits: bool,
     /// False until they were asked.
@@ -50,8 +50,8 @@ const UNSEEN: Entry = Entry {
     version: 0,
     cell: 0,
     own: 0,
-    unwelcoming: 0,
     liked: 0,
+    unwelcoming: 0,
     admits: false,
     asked: false,
 };
@@ -105,6 +105,8 @@ pub(crate) struct View {
     groups: Vec<Group>,
     group_of: HashMap<Standing, u32>,
     vacant_groups: Vec<u32>,
+    /// The group that was entered last.
+    latest_group: u32,
     known: Option<Known>,
     /// Candidates for preemption, as of a position of the log.
     search: Option<(u64, Search)>,
@@ -170,6 +172,7 @@ impl View {
             groups: Vec::new(),
             group_of: HashMap::new(),
             vacant_groups: Vec::new(),
+            latest_group: 0,
             known: None,
             search: None,
         };
@@ -325,10 +328,12 @@ impl View {
                 entry.unwelcoming = if state.taints.is_empty() {
                     0
                 } else {
-                    filter::unwelcoming_taint_count(&self.class, state)
+                    let count = filter::unwelcoming_taint_count(&self.class, state);
+                    u16::try_from(count).unwrap_or(u16::MAX)
                 };
                 entry.liked = if score::has_node_preference(&self.class, &self.profile) {
-                    score::affinity_weight(&self.class, state, &self.profile)
+                    let weight = score::affinity_weight(&self.class, state, &self.profile);
+                    i32::try_from(weight).unwrap_or(i32::MAX)
                 } else {
                     0
                 };
@@ -352,8 +357,8 @@ impl View {
                 cell: entry.cell,
                 wish,
                 crowding,
-                unwelcoming: entry.unwelcoming,
-                liked: entry.liked,
+                unwelcoming: i64::from(entry.unwelcoming),
+                liked: i64::from(entry.liked),
             };
             entry.group = self.enter(standing, entry.own, node, entry.version);
         }
@@ -379,6 +384,9 @@ impl View {
     }
 
     fn cell(&mut self, snapshot: &Snapshot, node: NodeIndex) -> u32 {
+        if self.coarse.is_empty() && !self.cells.is_empty() {
+            return 0;
+        }
         let domains: Vec<Domain> = self
             .coarse
             .iter()
@@ -394,24 +402,34 @@ impl View {
     fn enter(&mut self, standing: Standing, own: i64, node: NodeIndex, version: u32) -> u32 {
         let groups = &mut self.groups;
         let vacant = &mut self.vacant_groups;
-        let index = *self.group_of.entry(standing).or_insert_with(|| {
-            let group = Group {
-                standing,
-                heap: BinaryHeap::new(),
-                live_count: 0,
-                vacant: false,
-            };
-            match vacant.pop() {
-                Some(index) => {
-                    groups[index as usize] = group;
-                    index
+        // Neighbours are often alike: most nodes are where the one before was.
+        let latest = self.latest_group as usize;
+        let known = groups
+            .get(latest)
+            .filter(|group| group.standing == standing && !group.vacant);
+        let index = if known.is_some() {
+            self.latest_group
+        } else {
+            *self.group_of.entry(standing).or_insert_with(|| {
+                let group = Group {
+                    standing,
+                    heap: BinaryHeap::new(),
+                    live_count: 0,
+                    vacant: false,
+                };
+                match vacant.pop() {
+                    Some(index) => {
+                        groups[index as usize] = group;
+                        index
+                    }
+                    None => {
+                        groups.push(group);
+                        (groups.len() - 1) as u32
+                    }
                 }
-                None => {
-                    groups.push(group);
-                    (groups.len() - 1) as u32
-                }
-            }
-        });
+            })
+        };
+        self.latest_group = index;
         let group = &mut groups[index as usize];
         group.live_count += 1;
         group.heap.push((own, Reverse(node), version));
@@ -564,8 +582,8 @@ impl View {
                 cell: entry.cell,
                 wish: topology.map_or(0, |topology| topology.wish(snapshot, node)),
                 crowding: topology.map_or(0, |topology| topology.crowding(snapshot, node)),
-                unwelcoming: entry.unwelcoming,
-                liked: entry.liked,
+                unwelcoming: i64::from(entry.unwelcoming),
+                liked: i64::from(entry.liked),
             };
             open.push((standing, entry.own, node));
         }
@@ -607,8 +625,7 @@ impl View {
 
     /// Would the node do if it were empty? Rules about pods that are matched along with the class are left out.
     pub fn admits_but_for_room(&self, snapshot: &Snapshot, node: NodeIndex) -> bool {
-        let entry = self.slot(node).and_then(|slot| self.entries.get(slot));
-        if !entry.is_some_and(|entry| entry.admits) {
+        if !self.admits(node) {
             return false;
         }
         let state = &snapshot.nodes[node];
@@ -622,18 +639,21 @@ impl View {
                 .is_none_or(|topology| topology.rejection(snapshot, &self.profile, node).is_none())
     }
 
-    /// Might some node do, as far as single nodes tell?
-    pub fn has_open(&self) -> bool {
-        self.groups.iter().any(|group| group.live_count > 0)
+    /// Do the rules that depend on the node alone hold?
+    pub fn admits(&self, node: NodeIndex) -> bool {
+        let entry = self.slot(node).and_then(|slot| self.entries.get(slot));
+        entry.is_some_and(|entry| entry.admits)
     }
 
-    /// The greatest preference that an open node has for its own sake.
-    pub fn best_preference(&mut self, snapshot: &Snapshot) -> i64 {
-        let tops = (0..self.groups.len())
-            .filter_map(|index| self.top(index))
-            .collect::<Vec<_>>();
-        let preferences = tops.into_iter().map(|(_, node)| {
-            score::node_preference(&self.class, &snapshot.nodes[node], &self.profile)
+    /// No node is preferred more for its own sake.
+    pub fn preference_max(&self) -> i64 {
+        if !score::has_node_preference(&self.class, &self.profile) {
+            return score::preference(0, 0, 0);
+        }
+        let total = score::affinity_weight_max(&self.class, &self.profile);
+        let admitting = self.entries.iter().filter(|entry| entry.admits);
+        let preferences = admitting.map(|entry| {
+            score::preference(i64::from(entry.liked), total, i64::from(entry.unwelcoming))
         });
         preferences.max().unwrap_or(0)
     }

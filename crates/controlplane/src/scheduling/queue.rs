@@ -419,4 +419,41 @@ mod tests {
         add(&mut queue, &mut snapshot, "2");
         assert!(queue.has_active());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gang_is_planned_together_whatever_state_its_members_are_in() {
+        let mut snapshot = Snapshot::new();
+        let mut queue = Queue::default();
+        let add = |queue: &mut Queue, snapshot: &mut Snapshot, name: &str| {
+            let mut pod = pod(name, "1");
+            pod.spec.get_or_insert_default().scheduling_group =
+                serde_json::from_value(json!({"podGroupName": "g"})).unwrap();
+            let pending = PendingPod::new(snapshot, &pod).unwrap();
+            queue.add(pending, Arc::new(pod));
+        };
+        add(&mut queue, &mut snapshot, "first");
+        queue.park(&"first".into()).unwrap();
+        assert!(queue.active().is_empty());
+        add(&mut queue, &mut snapshot, "second");
+        assert_eq!(names(&queue), ["first", "second"]);
+        // Taken from wherever they are, they leave nothing behind.
+        for uid in ["first", "second"] {
+            queue.take(uid).unwrap();
+        }
+        assert!(queue.groups.is_empty() && queue.parked.is_empty() && queue.timed.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_victims_have_left_goes_without_back_off() {
+        let mut snapshot = Snapshot::new();
+        snapshot.observe_node(&node("1"));
+        let mut queue = Queue::default();
+        let pod = pod("p", "1");
+        let pending = PendingPod::new(&mut snapshot, &pod).unwrap();
+        queue.add(pending.clone(), Arc::new(pod));
+        queue.park(&"p".into()).unwrap();
+        snapshot.nominate(&pending.uid, &pending.class, "n");
+        queue.wake_for_node(&snapshot, "n", &Policy::default());
+        assert_eq!(names(&queue), ["p"]);
+    }
 }

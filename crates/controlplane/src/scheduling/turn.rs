@@ -194,7 +194,10 @@ impl Turn {
         {
             self.snapshot.nominate(&pending.uid, &pending.class, node);
         }
-        if let Some(group) = pending.class.group.clone() {
+        if let Some(group) = pending.class.group.clone()
+            && !self.queue.contains(uid)
+        {
+            // It may be the one that the gang waits for.
             self.queue.wake_group(&group);
         }
         self.queue.add(pending, pod.clone());

@@ -404,3 +404,95 @@ fn bad_input_neither_panics_nor_overcommits() {
     view.forget_pod("uid-twin");
     assert!(view.node("many").is_none());
 }
+
+/// Victims leave, and whoever they left for goes where it was promised; nobody of equal importance is ever a victim.
+#[test]
+fn liveness_victims_leave_and_the_nominated_go() {
+    let mut preempted = 0;
+    for seed in 0..60 {
+        let mut dice = Dice::new(4000 + seed);
+        let nodes: Vec<Value> = (0..2 + dice.roll(5))
+            .map(|i| {
+                let cpu = format!("{}", 1 + dice.roll(6));
+                node(&format!("n{i}"), &cpu, "8Gi")
+            })
+            .collect();
+        let mut view = snapshot(&nodes);
+        let sized = |dice: &mut Dice, name: String, priority: u64| {
+            let made = pod(&name, &format!("{}m", 250 + 250 * dice.roll(6)), "64Mi");
+            with(made, "spec/priority", json!(priority))
+        };
+        let mut waiting: Vec<Value> = (0..30)
+            .map(|i| sized(&mut dice, format!("low{i}"), i % 2))
+            .collect();
+        let mut held: BTreeMap<String, (Value, String)> = BTreeMap::new();
+        let mut promised: BTreeMap<String, String> = BTreeMap::new();
+        for cycle in 0..12 {
+            if cycle == 1 {
+                waiting.extend((0..8).map(|i| sized(&mut dice, format!("high{i}"), 5 + i % 2)));
+            }
+            let pods = pending(&mut view, &waiting);
+            let made = plan(&mut view, &pods, &Policy::default());
+            reserve(&mut view, &made);
+            assert_not_overcommitted(&view);
+            let placed: BTreeMap<String, String> = made
+                .placements()
+                .map(|(pod, node)| (pod.uid.to_string(), node.to_string()))
+                .collect();
+            for (uid, node) in std::mem::take(&mut promised) {
+                assert_eq!(
+                    placed.get(&uid),
+                    Some(&node),
+                    "seed {seed}: a promise was not kept"
+                );
+            }
+            for (pod, decision) in &made.decisions {
+                let Decision::Preempt { node, victims, .. } = decision else {
+                    continue;
+                };
+                preempted += 1;
+                promised.insert(pod.uid.to_string(), node.to_string());
+                for victim in victims {
+                    assert!(victim.priority < pod.class.priority, "seed {seed}");
+                    let (gone, at) = held.remove(&*victim.uid).unwrap();
+                    assert_eq!(at, **node, "seed {seed}");
+                    assert_eq!(gone["metadata"]["name"], *victim.name);
+                    view.forget_pod(&victim.uid);
+                }
+            }
+            waiting.retain(|object| {
+                let uid = object["metadata"]["uid"].as_str().unwrap();
+                match placed.get(uid) {
+                    Some(node) => {
+                        held.insert(uid.to_string(), (object.clone(), node.clone()));
+                        false
+                    }
+                    None => true,
+                }
+            });
+        }
+        let state = State {
+            nodes: &nodes,
+            placed: held
+                .values()
+                .map(|(pod, node)| (pod, node.clone()))
+                .collect(),
+            earlier: BTreeSet::new(),
+        };
+        assert_eq!(state.complaints(), Vec::<String>::new(), "seed {seed}");
+        // In the end nobody waits for room that somebody less important has.
+        let all: BTreeSet<String> = held.keys().cloned().collect();
+        for object in &waiting {
+            let instead = state.would_fit_instead(object, &all);
+            assert_eq!(
+                instead, None,
+                "seed {seed}: {} waits",
+                object["metadata"]["name"]
+            );
+        }
+    }
+    assert!(
+        preempted > 50,
+        "the clusters are too roomy to tell: {preempted}"
+    );
+}
