@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 KUBECTL ?= kubectl
 JSON ?=
+SECONDS ?= 60
+TARGETS ?=
 
 .PHONY: help up down test ci lint deps-check build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools
 
@@ -44,6 +46,10 @@ bench-api: tools ## durable pod creates through the API
 
 bench-cluster: tools ## start, restart, idle cost, pod start of a whole cluster
 	@scripts/bench.sh cluster $(JSON)
+
+fuzz: ## every fuzz target for SECONDS each; TARGETS="layer tar" runs only these
+	@scripts/install.sh build fuzz
+	@scripts/fuzz.sh $(SECONDS) $(TARGETS)
 
 tools:
 	@scripts/install.sh build
