@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 KUBECTL ?= kubectl
 JSON ?=
-DATA ?=
+SECONDS ?= 60
+TARGETS ?=
 
 .PHONY: help up down test ci lint deps-check build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools test-vm
 
@@ -52,11 +53,9 @@ bench-api: tools ## durable pod creates through the API
 bench-cluster: tools ## start, restart, idle cost, pod start of a whole cluster
 	@scripts/bench.sh cluster $(JSON)
 
-bench-knapsack: tools ## the solver on DATA=FOLDER of public instances and on generated ones
-	@scripts/bench.sh knapsack "$(JSON)" "$(DATA)"
-
-bench-scheduler: tools ## decisions a second, by the workloads of kubernetes' scheduler_perf
-	@scripts/bench.sh scheduler $(JSON)
+fuzz: ## every fuzz target for SECONDS each; TARGETS="layer tar" runs only these
+	@scripts/install.sh build fuzz
+	@scripts/fuzz.sh $(SECONDS) $(TARGETS)
 
 tools:
 	@scripts/install.sh build

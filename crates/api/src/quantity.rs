@@ -226,7 +226,8 @@ impl Quantity {
     }
 
     fn bounded(mut self) -> Quantity {
-        while digits(self.mantissa) > DIGITS_MAX {
+        // As many as are parsed, so that what is written reads back as it was.
+        while digits(self.mantissa) >= DIGITS_MAX {
             self.mantissa = self.mantissa / 10
                 + if self.mantissa % 10 != 0 {
                     self.mantissa.signum()
@@ -643,6 +644,9 @@ mod tests {
         assert_eq!(sum("512Mi", "512Mi"), "1Gi");
         assert_eq!(sum("0", "1Mi"), "1Mi");
         assert_eq!(sum("8Ei", "8Ei"), "18446744073709551614");
+        // Far apart: what is written reads back as the same.
+        let far = sum("1e126", "0.1");
+        assert_eq!(Quantity::parse(&far).unwrap().to_string(), far);
         let difference = |a, b| {
             Quantity::parse(a)
                 .unwrap()

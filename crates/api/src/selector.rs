@@ -495,7 +495,7 @@ pub struct Fields {
     pub terms: Vec<FieldTerm>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FieldTerm {
     pub field: String,
     pub value: String,
@@ -527,6 +527,8 @@ impl Fields {
                 negated: operator == "!=",
             });
         }
+        // By meaning, not by text: `==` and `=` are one operator.
+        terms.sort();
         Ok(Fields { terms })
     }
 
@@ -753,6 +755,10 @@ mod tests {
             ),
         ] {
             assert_eq!(Fields::parse(selector).unwrap_err().to_string(), expect);
+        }
+        for text in ["==ta,=statu", "a==b,a=a,a!=b"] {
+            let fields = Fields::parse(text).unwrap();
+            assert_eq!(Fields::parse(&fields.to_string()), Ok(fields), "{text}");
         }
         let fields = Fields::parse("spec.foo=1").unwrap();
         assert_eq!(

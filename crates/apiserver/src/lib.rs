@@ -17,6 +17,8 @@ mod codec;
 mod config;
 mod core;
 mod discovery;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handler;
 mod health;
 mod leases;

@@ -9,6 +9,8 @@ pub mod archive;
 pub mod build;
 pub mod digest;
 pub mod download;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod index;
 mod layer_stream;
 mod pull;

@@ -54,6 +54,8 @@ pub fn parse(raw: &[u8]) -> Option<Line<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -93,6 +95,17 @@ mod tests {
             (b"", None),
         ] {
             assert_eq!(parse(raw), expect, "{}", String::from_utf8_lossy(raw));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn safety_any_line_is_survived(raw in "[0-9TZ:.-]{0,8} ?(stdout|stderr)? ?[PF:]{0,3} ?.{0,12}\n?", noise: Vec<u8>) {
+            let _ = parse(&noise);
+            if let Some(line) = parse(raw.as_bytes()) {
+                let ending = raw.strip_suffix('\n').unwrap_or(&raw);
+                prop_assert!(ending.as_bytes().ends_with(line.content));
+            }
         }
     }
 }

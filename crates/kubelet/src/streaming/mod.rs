@@ -7,6 +7,8 @@
 //!
 //! Deliberately absent: limits of idle time; a session stays as long as its two sides do.
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod port_forward;
 mod remote_command;
 mod spdy;

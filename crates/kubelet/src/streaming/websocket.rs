@@ -405,6 +405,8 @@ fn encode_base64(channel: u32, part: Part) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn protocol(name: &str) -> Protocol {
@@ -473,5 +475,15 @@ mod tests {
         );
         check(&[], Some(""));
         check(&["chat"], None);
+    }
+
+    proptest! {
+        #[test]
+        fn safety_any_message_is_survived(choice in 0..REMOTE_COMMAND_PROTOCOLS.len(), message: Vec<u8>) {
+            let length_bytes = message.len();
+            if let Some(Incoming::Data(_, data)) = decode(message.into(), REMOTE_COMMAND_PROTOCOLS[choice]) {
+                prop_assert!(data.len() < length_bytes);
+            }
+        }
     }
 }

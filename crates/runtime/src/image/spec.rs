@@ -317,6 +317,8 @@ pub fn choose_platform<'a>(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn descriptor(platform: Option<&str>) -> Descriptor {
@@ -450,5 +452,34 @@ mod tests {
                 .expect("valid");
         assert_eq!(config.config.cmd, ["a"]);
         assert!(config.config.volumes.contains_key("/v"));
+    }
+
+    proptest! {
+        #[test]
+        fn safety_any_document_is_survived(
+            noise in ".{0,60}",
+            edits in proptest::collection::vec((0usize..600, any::<u8>()), 1..4),
+        ) {
+            let digest = Digest::of(b"");
+            let descriptor = format!("{{\"mediaType\":\"\",\"digest\":\"{digest}\",\"size\":0,\"platform\":{{\"os\":\"linux\",\"architecture\":\"arm\",\"variant\":\"v7\"}}}}");
+            for text in [
+                format!("{{\"schemaVersion\":2,\"config\":{descriptor},\"layers\":[{descriptor}]}}"),
+                format!("{{\"schemaVersion\":2,\"manifests\":[{descriptor},{descriptor}]}}"),
+                "{\"os\":\"linux\",\"config\":{\"Env\":[\"a=b\"],\"Labels\":null},\"rootfs\":{\"diff_ids\":[]}}".to_owned(),
+                noise,
+            ] {
+                let mut bytes = text.into_bytes();
+                for (at, value) in &edits {
+                    let length = bytes.len().max(1);
+                    if let Some(byte) = bytes.get_mut(at % length) {
+                        *byte = *value;
+                    }
+                }
+                if let Ok(Document::Index(manifests)) = Document::parse(&bytes, "") {
+                    let _ = choose_platform(&manifests, &Platform::host());
+                }
+                let _ = parse_config(&bytes, &Platform::host());
+            }
+        }
     }
 }

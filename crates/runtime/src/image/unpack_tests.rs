@@ -724,3 +724,56 @@ fn a_full_disk_is_told_apart() {
     run("umount", &[]);
     assert!(matches!(result, Err(UnpackError::DiskFull)), "{result:?}");
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+    #[test]
+    fn safety_no_layer_reaches_outside(
+        members in proptest::collection::vec(
+            (
+                proptest::sample::select(b"0123456".to_vec()),
+                hostile_path(),
+                hostile_path(),
+            ),
+            1..12,
+        ),
+    ) {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (outside, layer) = (directory.path().join("outside"), directory.path().join("layer"));
+        for directory in [&outside, &layer] {
+            std::fs::create_dir(directory).expect("made");
+        }
+        std::fs::write(outside.join("file"), "untouched").expect("written");
+        let members: Vec<Member<'_>> = members.iter().map(|(kind, path, link)| Member(*kind, path, link)).collect();
+        let bytes = tar_of(&members);
+        let _ = unpack_layer(&bytes[..], &layer, &[], &Digest::of(&bytes), &Limits::default(), &AtomicBool::new(false));
+        let names: Vec<_> = std::fs::read_dir(&outside)
+            .expect("still there")
+            .map(|entry| entry.expect("readable").file_name())
+            .collect();
+        proptest::prop_assert_eq!(names, ["file"]);
+        let file = outside.join("file");
+        proptest::prop_assert_eq!(std::fs::read(&file).expect("still there"), b"untouched");
+        proptest::prop_assert_eq!(file.metadata().expect("there").nlink(), 1);
+    }
+}
+
+/// Up to five components that matter to an unpacker.
+fn hostile_path() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::strategy::Strategy;
+    let words = vec![
+        "a",
+        "b",
+        "..",
+        ".",
+        "",
+        ".wh.a",
+        ".wh..wh..opq",
+        "../outside",
+        "outside",
+        "file",
+        ".wh.",
+    ];
+    proptest::collection::vec(proptest::sample::select(words), 1..6)
+        .prop_map(|components| components.join("/"))
+}

@@ -8,8 +8,8 @@
 
 pub mod command;
 pub mod connection;
-mod frame;
-mod headers;
-mod session;
+pub mod frame;
+pub mod headers;
+pub mod session;
 
 pub use headers::Headers;

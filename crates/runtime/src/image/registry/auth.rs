@@ -41,7 +41,7 @@ impl Credentials {
 
 /// One way in that a 401 offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Challenge {
+pub(in crate::image) enum Challenge {
     Basic,
     Bearer {
         realm: String,
@@ -51,7 +51,7 @@ pub(super) enum Challenge {
 }
 
 /// The challenges of a `WWW-Authenticate` header (RFC 9110, 11.6.1) that are known here.
-pub(super) fn parse_challenges(header: &str) -> Vec<Challenge> {
+pub(in crate::image) fn parse_challenges(header: &str) -> Vec<Challenge> {
     let mut challenges = Vec::new();
     let mut rest = header.trim_start();
     while !rest.is_empty() {

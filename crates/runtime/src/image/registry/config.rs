@@ -460,6 +460,8 @@ impl RegistriesFile {
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Registries, RegistriesError> {
@@ -623,5 +625,23 @@ configs:
         std::fs::write(&path, "{").expect("written");
         let fresh = RegistriesFile::new(path, Duration::from_secs(1));
         assert!(fresh.current().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn safety_any_text_is_survived(
+            noise in ".{0,60}",
+            words in proptest::collection::vec(proptest::sample::select(vec![
+                "mirrors:", "configs:", "\n", "  ", "gcr.io", ":", "{", "}", "[", "]", ",", "endpoint", "rewrite",
+                "http://a", "auth", "username", "\"", "*", "&a", "*a", "- ", "null", "(", "$1",
+            ]), 0..24),
+        ) {
+            for text in [noise, words.concat()] {
+                if let Ok(registries) = parse(&text) {
+                    let reference = Reference::parse("gcr.io/a/b:1").expect("a reference");
+                    prop_assert!(!registries.endpoints(&reference, None).is_empty());
+                }
+            }
+        }
     }
 }
