@@ -65,39 +65,31 @@ impl NativeRuntime {
         let resources = config.resources.clone();
         let me = self.arc()?;
         let directory = self.layout.container_dir(&id);
-        // The files on a thread that may wait for the disk, the cgroup meanwhile here.
-        let files = blocking({
+        let made = blocking({
             let cgroup = cgroup.clone();
             let id = id.clone();
-            move || me.make_container(id, sandbox, config, cgroup, &image)
-        });
-        let limits = (|| {
-            let mut warnings = Vec::new();
-            self.hierarchies
-                .create(&cgroup)
-                .map_err(|e| io_error("make the container's cgroup", &e))?;
-            self.hierarchies.apply(&cgroup, &resources, &mut warnings);
-            if let Some(allowed) = allowed {
-                self.hierarchies
-                    .restrict_devices(&cgroup, &allowed, &mut warnings);
+            move || {
+                let mut warnings = Vec::new();
+                me.hierarchies
+                    .create(&cgroup)
+                    .map_err(|e| io_error("make the container's cgroup", &e))?;
+                me.hierarchies.apply(&cgroup, &resources, &mut warnings);
+                if let Some(allowed) = allowed {
+                    me.hierarchies
+                        .restrict_devices(&cgroup, &allowed, &mut warnings);
+                }
+                me.make_container(id, sandbox, config, cgroup, &image, warnings)
             }
-            Ok(warnings)
-        })();
-        let files = files.await;
-        let (warnings, (mut record, root)) = match (limits, files) {
-            (Ok(warnings), Ok(made)) => (warnings, made),
-            (Err(error), _) | (_, Err(error)) => {
+        })
+        .await;
+        let (record, root) = match made {
+            Ok(made) => made,
+            Err(error) => {
                 self.clean(Job::Cgroup(cgroup));
                 self.clean(Job::Tree(directory));
                 return Err(undo(error));
             }
         };
-        if !warnings.is_empty() {
-            record.warnings.extend(warnings);
-            self.layout
-                .save_state(&record)
-                .map_err(|e| io_error("record the container", &e))?;
-        }
         let entry = ContainerEntry {
             record,
             ended: watch::Sender::new(false),
@@ -116,12 +108,9 @@ impl NativeRuntime {
         config: ContainerConfig,
         cgroup: String,
         image: &ImageRoot,
+        mut warnings: Vec<String>,
     ) -> Result<(Container, Option<OwnedFd>), RuntimeError> {
-        let mut warnings: Vec<String> = sandbox
-            .warnings
-            .iter()
-            .map(|text| format!("pod: {text}"))
-            .collect();
+        warnings.extend(sandbox.warnings.iter().map(|text| format!("pod: {text}")));
         // What cannot be carried out is refused now.
         spec::process(&config, &image.config, self.permitted, &mut warnings)?;
         spec::mounts(&config)?;
