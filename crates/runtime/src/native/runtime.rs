@@ -515,6 +515,41 @@ pub(super) async fn blocking<T: Send + 'static>(
         })
 }
 
+/// Work that another thread takes on if one is free; whoever needs the result does it otherwise, so
+/// that on a busy machine nobody waits for a thread to be woken.
+pub(super) struct Beside<T> {
+    work: Arc<Mutex<Option<Box<dyn FnOnce() -> T + Send>>>>,
+    result: std_mpsc::Receiver<T>,
+}
+
+impl<T: Send + 'static> Beside<T> {
+    pub(super) fn start(work: impl FnOnce() -> T + Send + 'static) -> Self {
+        let work: Arc<Mutex<Option<Box<dyn FnOnce() -> T + Send>>>> =
+            Arc::new(Mutex::new(Some(Box::new(work))));
+        let (sender, result) = std_mpsc::channel();
+        let taken = Arc::clone(&work);
+        tokio::task::spawn_blocking(move || {
+            let work = lock(&taken).take();
+            if let Some(work) = work {
+                let _ = sender.send(work());
+            }
+        });
+        Self { work, result }
+    }
+
+    /// The result. Blocks. An error says that the work has panicked.
+    pub(super) fn finish(self) -> Result<T, RuntimeError> {
+        let work = lock(&self.work).take();
+        match work {
+            Some(work) => Ok(work()),
+            None => self
+                .result
+                .recv()
+                .map_err(|_| RuntimeError::Internal("a task of the runtime failed".to_owned())),
+        }
+    }
+}
+
 #[async_trait]
 impl RuntimeService for NativeRuntime {
     fn version(&self) -> String {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{ContainerEntry, Filter, NativeRuntime, Unstoppable, blocking, io_error, new_id};
+use super::{
+    Beside, ContainerEntry, Filter, NativeRuntime, Unstoppable, blocking, io_error, new_id,
+};
 use crate::image_roots::ImageRoot;
 use crate::native::child::root::overlay;
 use crate::native::cleaner::Job;
@@ -63,22 +65,26 @@ impl NativeRuntime {
             .prepare(&image_id)
             .map_err(|e| undo(image_error(e)))?;
         let resources = config.resources.clone();
-        let me = self.arc()?;
+        let (me, also_me) = (self.arc()?, self.arc()?);
         let directory = self.layout.container_dir(&id);
         let made = blocking({
             let cgroup = cgroup.clone();
             let id = id.clone();
             move || {
-                let mut warnings = Vec::new();
-                me.hierarchies
-                    .create(&cgroup)
-                    .map_err(|e| io_error("make the container's cgroup", &e))?;
-                me.hierarchies.apply(&cgroup, &resources, &mut warnings);
-                if let Some(allowed) = allowed {
-                    me.hierarchies
-                        .restrict_devices(&cgroup, &allowed, &mut warnings);
+                let relative = cgroup.clone();
+                let limits = Beside::start(move || {
+                    also_me.make_cgroup(&relative, &resources, allowed.as_deref())
+                });
+                let files = me.make_container(id, sandbox, config, cgroup, &image);
+                let limits = limits.finish()??;
+                let (mut record, root) = files?;
+                if !limits.is_empty() {
+                    record.warnings.extend(limits);
+                    me.layout
+                        .save_state(&record)
+                        .map_err(|e| io_error("record the container", &e))?;
                 }
-                me.make_container(id, sandbox, config, cgroup, &image, warnings)
+                Ok((record, root))
             }
         })
         .await;
@@ -100,6 +106,25 @@ impl NativeRuntime {
         Ok(id)
     }
 
+    /// The container's cgroup with its limits; answers what it could not have.
+    fn make_cgroup(
+        &self,
+        relative: &str,
+        resources: &LinuxResources,
+        allowed_devices: Option<&[String]>,
+    ) -> Result<Vec<String>, RuntimeError> {
+        let mut warnings = Vec::new();
+        self.hierarchies
+            .create(relative)
+            .map_err(|e| io_error("make the container's cgroup", &e))?;
+        self.hierarchies.apply(relative, resources, &mut warnings);
+        if let Some(allowed) = allowed_devices {
+            self.hierarchies
+                .restrict_devices(relative, allowed, &mut warnings);
+        }
+        Ok(warnings)
+    }
+
     /// Checks the configuration, makes the container's files and mounts its root ahead where the kernel can.
     fn make_container(
         &self,
@@ -108,9 +133,9 @@ impl NativeRuntime {
         config: ContainerConfig,
         cgroup: String,
         image: &ImageRoot,
-        mut warnings: Vec<String>,
     ) -> Result<(Container, Option<OwnedFd>), RuntimeError> {
-        warnings.extend(sandbox.warnings.iter().map(|text| format!("pod: {text}")));
+        let repeated = sandbox.warnings.iter().map(|text| format!("pod: {text}"));
+        let mut warnings: Vec<String> = repeated.collect();
         // What cannot be carried out is refused now.
         spec::process(&config, &image.config, self.permitted, &mut warnings)?;
         spec::mounts(&config)?;
