@@ -42,7 +42,7 @@ impl ImageRoots for OneImage {
 /// Starts in a row before the others have their turn.
 const TURN: usize = 5;
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 fn main() -> Outcome<()> {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
@@ -64,7 +64,8 @@ fn main() -> Outcome<()> {
         .worker_threads(2)
         .enable_all()
         .build()?
-        .block_on(bench(json, rounds, alone.is_some()))
+        // On a thread of its own kind, as in the server.
+        .block_on(async { tokio::spawn(bench(json, rounds, alone.is_some())).await? })
 }
 
 async fn bench(json: Option<String>, rounds: usize, alone: bool) -> Outcome<()> {
@@ -108,7 +109,7 @@ async fn bench(json: Option<String>, rounds: usize, alone: bool) -> Outcome<()> 
                 tokio::time::sleep(pause).await;
                 times[peers.len()].push(one(&runtime, number).await?);
             }
-            runtime.settle();
+            tokio::task::block_in_place(|| runtime.settle());
             for (peer, times) in peers.iter_mut().zip(&mut times) {
                 for number in turn * TURN..(turn + 1) * TURN {
                     tokio::time::sleep(pause).await;

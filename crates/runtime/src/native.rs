@@ -30,7 +30,7 @@ mod sys;
 mod wire;
 mod zygote;
 
-pub use reset::{planned_reset, reset};
+pub use reset::{end_zygote, planned_reset, reset};
 pub use runtime::NativeRuntime;
 pub use seccomp::oci_profile as oci_seccomp_profile;
 pub use zygote::zygote_main;

@@ -10,7 +10,6 @@ use runtime::image::{ImageStore, StoreOptions};
 use runtime::native::{self, NativeRuntime};
 use runtime::service::RuntimeService;
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::config::Config;
 
@@ -56,20 +55,12 @@ pub fn stop_containers(config: &Config, grace_period_seconds: u64) -> anyhow::Re
         {
             result?;
         }
-        end_zygote(&runtime)?;
+        runtime.settle();
+        // A live runtime would start another.
+        drop(runtime);
+        native::end_zygote(&runtime_config(config)?).context("end the zygote")?;
         Ok(sandboxes.len())
     })
-}
-
-/// Ends the containers' parent, which has no more children.
-fn end_zygote(runtime: &NativeRuntime) -> anyhow::Result<()> {
-    runtime.settle();
-    let pid = i32::try_from(runtime.zygote_pid())
-        .ok()
-        .and_then(Pid::from_raw)
-        .context("the zygote has a process id")?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("find the zygote")?;
-    pidfd_send_signal(&pidfd, Signal::TERM).context("end the zygote")
 }
 
 /// Removes containers, links, rules and volumes' mounts; answers what was (or would be) removed.

@@ -1,6 +1,6 @@
 //! The server's end of the socket to the zygote.
 //!
-//! Enter at [`Connection::open`], then [`Connection::call`]. One thread reads; it completes calls in
+//! Enter at [`Connection::open`], then [`Connection::call`]. One task reads; it completes calls in
 //! the order of the answers and hands events on. Sending may be done from anywhere.
 
 use std::collections::HashMap;
@@ -12,6 +12,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use super::protocol::{
@@ -179,27 +181,48 @@ impl Connection {
     }
 
     /// Reads until the connection ends, then fails what waits.
-    pub fn read(&self, mut on_event: impl FnMut(Event)) {
+    ///
+    /// The task that waits for an answer runs on the thread that this one was woken on: there is no
+    /// other switch between the zygote and it.
+    pub async fn read(&self, mut on_event: impl FnMut(Event)) {
         let mut buffer = Vec::new();
-        loop {
-            match wire::receive::<FromZygote>(&self.socket, &mut buffer) {
-                Ok(Some((FromZygote::Reply { sequence, result }, fds))) => {
-                    if let Some(waiting) = lock(&self.pending).remove(&sequence) {
-                        let _ = waiting.send(result.map(|answer| (answer, fds)));
-                    }
+        #[expect(
+            deprecated,
+            reason = "an OwnedFd stays open as long as the AsyncFd that holds it"
+        )]
+        let watch = |socket| AsyncFd::with_interest(socket, Interest::READABLE);
+        if let Ok(socket) = self.socket.try_clone().and_then(watch) {
+            while let Ok(mut ready) = socket.readable().await {
+                match wire::receive_now::<FromZygote>(socket.get_ref(), &mut buffer) {
+                    Ok(Some((message, fds))) => self.take(message, fds, &mut on_event),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Ok(None) | Err(_) => break,
                 }
-                Ok(Some((FromZygote::ContainerExited { id, exit }, _))) => {
-                    on_event(Event::ContainerExited { id, exit });
-                }
-                Ok(Some((FromZygote::ExecExited { id, exit }, _))) => {
-                    on_event(Event::ExecExited { id, exit })
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(None) | Err(_) => break,
             }
         }
         self.close();
         lock(&self.pending).clear();
+    }
+
+    fn take(&self, message: FromZygote, fds: Vec<OwnedFd>, on_event: &mut impl FnMut(Event)) {
+        match message {
+            FromZygote::Reply { sequence, result } => {
+                if let Some(waiting) = lock(&self.pending).remove(&sequence) {
+                    let _ = waiting.send(result.map(|answer| (answer, fds)));
+                }
+            }
+            FromZygote::ContainerExited { id, exit } => {
+                on_event(Event::ContainerExited { id, exit });
+            }
+            FromZygote::ExecExited { id, exit } => on_event(Event::ExecExited { id, exit }),
+        }
+    }
+
+    /// Waits for the end of the connection. Blocks.
+    pub fn wait_for_end(&self) {
+        let mut buffer = Vec::new();
+        while let Ok(Some(_)) = wire::receive::<FromZygote>(&self.socket, &mut buffer) {}
     }
 
     /// Ends [`Connection::read`].

@@ -112,6 +112,21 @@ pub fn reset(config: &Config) -> io::Result<Vec<String>> {
     }
 }
 
+/// Ends the zygote, if one runs, with every container that is still in it.
+pub fn end_zygote(config: &Config) -> io::Result<()> {
+    match shut_down(&config.run_dir) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
 impl Found {
     fn lines(&self) -> Vec<String> {
         let mut out = Vec::new();
@@ -203,6 +218,6 @@ fn shut_down(run_dir: &Path) -> io::Result<()> {
     let (connection, _) = Connection::to_existing(run_dir)?;
     connection.post(Request::Shutdown);
     // The end of the stream says that it is gone.
-    connection.read(|_| {});
+    connection.wait_for_end();
     Ok(())
 }

@@ -77,6 +77,8 @@ pub struct NativeRuntime {
 
 impl NativeRuntime {
     /// Connects to the zygote (starts it if there is none) and takes over what runs in it.
+    ///
+    /// Inside of a tokio runtime, which has to live as long.
     pub fn new(
         config: Config,
         images: Arc<dyn ImageRoots>,
@@ -125,11 +127,9 @@ impl NativeRuntime {
         runtime
             .recover(&hello)
             .map_err(context("read the records"))?;
-        let weak = Arc::downgrade(&runtime);
-        std::thread::Builder::new()
-            .name("zygote-reader".to_owned())
-            .spawn(move || read_forever(&weak, connection))
-            .map_err(context("start a thread"))?;
+        tokio::runtime::Handle::try_current()
+            .map_err(|e| RuntimeError::Internal(e.to_string()))?
+            .spawn(read_forever(Arc::downgrade(&runtime), connection));
         Ok(runtime)
     }
 
@@ -402,23 +402,25 @@ fn open_zygote(config: &Config, cgroups: Vec<PathBuf>) -> io::Result<(Connection
     })
 }
 
-fn read_forever(runtime: &Weak<NativeRuntime>, mut connection: Arc<Connection>) {
+async fn read_forever(runtime: Weak<NativeRuntime>, mut connection: Arc<Connection>) {
     loop {
-        connection.read(|event| {
-            if let Some(runtime) = runtime.upgrade() {
-                runtime.on_event(event);
-            }
-        });
+        connection
+            .read(|event| {
+                if let Some(runtime) = runtime.upgrade() {
+                    runtime.on_event(event);
+                }
+            })
+            .await;
         loop {
             let Some(alive) = runtime.upgrade() else {
                 return;
             };
-            if let Some(new) = alive.reconnect() {
+            let again = tokio::task::spawn_blocking(move || alive.reconnect()).await;
+            if let Ok(Some(new)) = again {
                 connection = new;
                 break;
             }
-            drop(alive);
-            std::thread::sleep(RECONNECT_AFTER);
+            tokio::time::sleep(RECONNECT_AFTER).await;
         }
     }
 }
@@ -495,19 +497,56 @@ pub(super) fn io_error(what: impl std::fmt::Display, error: &io::Error) -> Runti
     }
 }
 
-/// Runs file-system work on a thread that may block.
-///
-/// It starts at once; the answer is what has to be awaited.
-pub(super) fn blocking<T: Send + 'static>(
+/// Runs file-system work where it may block: on this thread, whose other tasks move elsewhere, or on
+/// one of its own where there is no other thread for them.
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
-) -> impl Future<Output = Result<T, RuntimeError>> {
-    let task = tokio::task::spawn_blocking(work);
-    async move {
-        task.await.unwrap_or_else(|error| {
+) -> Result<T, RuntimeError> {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+        return tokio::task::block_in_place(work);
+    }
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| {
             Err(RuntimeError::Internal(format!(
                 "a task of the runtime failed: {error}"
             )))
         })
+}
+
+/// Work that another thread takes on if one is free; whoever needs the result does it otherwise, so
+/// that on a busy machine nobody waits for a thread to be woken.
+pub(super) struct Beside<T> {
+    work: Arc<Mutex<Option<Box<dyn FnOnce() -> T + Send>>>>,
+    result: std_mpsc::Receiver<T>,
+}
+
+impl<T: Send + 'static> Beside<T> {
+    pub(super) fn start(work: impl FnOnce() -> T + Send + 'static) -> Self {
+        let work: Arc<Mutex<Option<Box<dyn FnOnce() -> T + Send>>>> =
+            Arc::new(Mutex::new(Some(Box::new(work))));
+        let (sender, result) = std_mpsc::channel();
+        let taken = Arc::clone(&work);
+        tokio::task::spawn_blocking(move || {
+            let work = lock(&taken).take();
+            if let Some(work) = work {
+                let _ = sender.send(work());
+            }
+        });
+        Self { work, result }
+    }
+
+    /// The result. Blocks. An error says that the work has panicked.
+    pub(super) fn finish(self) -> Result<T, RuntimeError> {
+        let work = lock(&self.work).take();
+        match work {
+            Some(work) => Ok(work()),
+            None => self
+                .result
+                .recv()
+                .map_err(|_| RuntimeError::Internal("a task of the runtime failed".to_owned())),
+        }
     }
 }
 

@@ -70,6 +70,22 @@ pub fn receive<T: DeserializeOwned>(
     socket: impl AsFd,
     buffer: &mut Vec<u8>,
 ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    receive_with(socket, buffer, RecvFlags::empty())
+}
+
+/// As [`receive`]; `WouldBlock` when there is none, also on a socket that blocks.
+pub fn receive_now<T: DeserializeOwned>(
+    socket: impl AsFd,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    receive_with(socket, buffer, RecvFlags::DONTWAIT)
+}
+
+fn receive_with<T: DeserializeOwned>(
+    socket: impl AsFd,
+    buffer: &mut Vec<u8>,
+    flags: RecvFlags,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     buffer.resize(INLINE_BYTES_MAX + 1, 0);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -78,7 +94,7 @@ pub fn receive<T: DeserializeOwned>(
             socket.as_fd(),
             &mut [IoSliceMut::new(buffer)],
             &mut control,
-            RecvFlags::CMSG_CLOEXEC,
+            RecvFlags::CMSG_CLOEXEC | flags,
         )
     })?;
     let mut fds = Vec::new();

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{ContainerEntry, Filter, NativeRuntime, Unstoppable, blocking, io_error, new_id};
+use super::{
+    Beside, ContainerEntry, Filter, NativeRuntime, Unstoppable, blocking, io_error, new_id,
+};
 use crate::image_roots::ImageRoot;
 use crate::native::child::root::overlay;
 use crate::native::cleaner::Job;
@@ -63,41 +65,37 @@ impl NativeRuntime {
             .prepare(&image_id)
             .map_err(|e| undo(image_error(e)))?;
         let resources = config.resources.clone();
-        let me = self.arc()?;
+        let (me, also_me) = (self.arc()?, self.arc()?);
         let directory = self.layout.container_dir(&id);
-        // The files on a thread that may wait for the disk, the cgroup meanwhile here.
-        let files = blocking({
+        let made = blocking({
             let cgroup = cgroup.clone();
             let id = id.clone();
-            move || me.make_container(id, sandbox, config, cgroup, &image)
-        });
-        let limits = (|| {
-            let mut warnings = Vec::new();
-            self.hierarchies
-                .create(&cgroup)
-                .map_err(|e| io_error("make the container's cgroup", &e))?;
-            self.hierarchies.apply(&cgroup, &resources, &mut warnings);
-            if let Some(allowed) = allowed {
-                self.hierarchies
-                    .restrict_devices(&cgroup, &allowed, &mut warnings);
+            move || {
+                let relative = cgroup.clone();
+                let limits = Beside::start(move || {
+                    also_me.make_cgroup(&relative, &resources, allowed.as_deref())
+                });
+                let files = me.make_container(id, sandbox, config, cgroup, &image);
+                let limits = limits.finish()??;
+                let (mut record, root) = files?;
+                if !limits.is_empty() {
+                    record.warnings.extend(limits);
+                    me.layout
+                        .save_state(&record)
+                        .map_err(|e| io_error("record the container", &e))?;
+                }
+                Ok((record, root))
             }
-            Ok(warnings)
-        })();
-        let files = files.await;
-        let (warnings, (mut record, root)) = match (limits, files) {
-            (Ok(warnings), Ok(made)) => (warnings, made),
-            (Err(error), _) | (_, Err(error)) => {
+        })
+        .await;
+        let (record, root) = match made {
+            Ok(made) => made,
+            Err(error) => {
                 self.clean(Job::Cgroup(cgroup));
                 self.clean(Job::Tree(directory));
                 return Err(undo(error));
             }
         };
-        if !warnings.is_empty() {
-            record.warnings.extend(warnings);
-            self.layout
-                .save_state(&record)
-                .map_err(|e| io_error("record the container", &e))?;
-        }
         let entry = ContainerEntry {
             record,
             ended: watch::Sender::new(false),
@@ -106,6 +104,25 @@ impl NativeRuntime {
         };
         lock(&self.state).containers.insert(id.clone(), entry);
         Ok(id)
+    }
+
+    /// The container's cgroup with its limits; answers what it could not have.
+    fn make_cgroup(
+        &self,
+        relative: &str,
+        resources: &LinuxResources,
+        allowed_devices: Option<&[String]>,
+    ) -> Result<Vec<String>, RuntimeError> {
+        let mut warnings = Vec::new();
+        self.hierarchies
+            .create(relative)
+            .map_err(|e| io_error("make the container's cgroup", &e))?;
+        self.hierarchies.apply(relative, resources, &mut warnings);
+        if let Some(allowed) = allowed_devices {
+            self.hierarchies
+                .restrict_devices(relative, allowed, &mut warnings);
+        }
+        Ok(warnings)
     }
 
     /// Checks the configuration, makes the container's files and mounts its root ahead where the kernel can.
@@ -117,11 +134,8 @@ impl NativeRuntime {
         cgroup: String,
         image: &ImageRoot,
     ) -> Result<(Container, Option<OwnedFd>), RuntimeError> {
-        let mut warnings: Vec<String> = sandbox
-            .warnings
-            .iter()
-            .map(|text| format!("pod: {text}"))
-            .collect();
+        let repeated = sandbox.warnings.iter().map(|text| format!("pod: {text}"));
+        let mut warnings: Vec<String> = repeated.collect();
         // What cannot be carried out is refused now.
         spec::process(&config, &image.config, self.permitted, &mut warnings)?;
         spec::mounts(&config)?;
