@@ -64,6 +64,10 @@ const SETS: &[Set] = &[
         name: "vbp",
         run: vbp::run,
     },
+    Set {
+        name: "vbp-open",
+        run: vbp::run_open,
+    },
 ];
 
 /// What a set may want to know.
