@@ -17,34 +17,41 @@ use crate::Context;
 use crate::report::Row;
 
 const SECONDS: f64 = 1.0;
-/// Family, and what share of the instances with a known optimum is wanted.
-const FAMILIES: &[(&str, f64)] = &[
-    ("Panigrahy", 900.0 / 1200.0),
-    ("New", 400.0 / 726.0),
-    ("Triplet", 120.0 / 240.0),
-];
+/// A family, and what share of the instances with a known optimum is wanted.
+struct Family {
+    name: &'static str,
+    wanted: f64,
+}
 
-/// The instances whose optimum is known.
-pub fn run(context: &Context) -> Vec<Row> {
-    families(context, true)
+const PANIGRAHY: Family = Family {
+    name: "Panigrahy",
+    wanted: 900.0 / 1200.0,
+};
+const NEW: Family = Family {
+    name: "New",
+    wanted: 400.0 / 726.0,
+};
+const TRIPLET: Family = Family {
+    name: "Triplet",
+    wanted: 120.0 / 240.0,
+};
+
+pub fn panigrahy(context: &Context) -> Vec<Row> {
+    of_family(context, &PANIGRAHY, true)
+}
+
+pub fn new(context: &Context) -> Vec<Row> {
+    of_family(context, &NEW, true)
+}
+
+pub fn triplet(context: &Context) -> Vec<Row> {
+    of_family(context, &TRIPLET, true)
 }
 
 /// The instances whose optimum nobody published.
-pub fn run_open(context: &Context) -> Vec<Row> {
-    families(context, false)
-}
-
-fn families(context: &Context, known: bool) -> Vec<Row> {
-    let Some(folder) = context.folder("vbp") else {
-        return Vec::new();
-    };
-    let unpacked = std::env::temp_dir().join(format!("bench-knapsack-vbp-{}", std::process::id()));
-    std::fs::create_dir_all(&unpacked).unwrap();
-    let rows = FAMILIES
-        .iter()
-        .flat_map(|&(family, wanted)| of_family(context, &folder, &unpacked, family, wanted, known))
-        .collect();
-    std::fs::remove_dir_all(&unpacked).unwrap();
+pub fn open(context: &Context) -> Vec<Row> {
+    let mut rows = of_family(context, &PANIGRAHY, false);
+    rows.extend(of_family(context, &NEW, false));
     rows
 }
 
@@ -61,25 +68,28 @@ struct Tally {
     refused: usize,
 }
 
-fn of_family(
-    context: &Context,
-    folder: &Path,
-    unpacked: &Path,
-    family: &str,
-    wanted: f64,
-    known: bool,
-) -> Vec<Row> {
+/// The instances with a known optimum, or the others.
+fn of_family(context: &Context, family: &Family, known: bool) -> Vec<Row> {
+    let Some(folder) = context.folder("vbp") else {
+        return Vec::new();
+    };
+    let Family {
+        name: family,
+        wanted,
+    } = *family;
+    let unpacked = std::env::temp_dir().join(format!("bench-knapsack-{}", std::process::id()));
+    std::fs::create_dir_all(&unpacked).unwrap();
     let archive = folder.join(format!("{family}_instances.tar.gz"));
     let status = std::process::Command::new("tar")
         .arg("xzf")
         .arg(&archive)
         .arg("-C")
-        .arg(unpacked)
+        .arg(&unpacked)
         .status()
         .unwrap();
     assert!(status.success(), "{} does not unpack", archive.display());
     let mut files = BTreeMap::new();
-    find(unpacked, &mut files);
+    find(&unpacked, &mut files);
     let summary =
         std::fs::read_to_string(folder.join(format!("{family}_summary_known.csv"))).unwrap();
     let lines: Vec<Vec<&str>> = summary
@@ -88,21 +98,24 @@ fn of_family(
         .map(|line| line.split('\t').map(str::trim).collect::<Vec<&str>>())
         .filter(|line| (line[2].parse::<i64>().unwrap() >= 0) == known)
         .collect();
-    if lines.is_empty() {
-        return Vec::new();
-    }
+
+    let problems: BTreeMap<&str, BinProblem> = lines
+        .iter()
+        .map(|line| (line[0], read(&files[line[0]])))
+        .collect();
+    std::fs::remove_dir_all(&unpacked).unwrap();
     let every = lines.len().div_ceil(context.limit.min(lines.len()).max(1));
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     let (mut seconds, mut excess, mut peer_excess) = (Vec::new(), Vec::new(), Vec::new());
     for line in lines.iter().step_by(every) {
         let (name, optimum, peer): (&str, i64, u64) =
             (line[0], line[2].parse().unwrap(), line[3].parse().unwrap());
-        let problem = read(&files[name]);
+        let problem = &problems[name];
         let clock = Clock::start();
         let budget = Duration::from_secs_f64(context.seconds.unwrap_or(SECONDS));
         let stop = || clock.elapsed() >= budget;
         let answer = knapsack::bins::solve(
-            &problem,
+            problem,
             &BinOptions {
                 work_max: u64::MAX,
                 seed: 1,
@@ -126,7 +139,7 @@ fn of_family(
             tally.more_than_peer += usize::from(packing.bin_count > peer);
         }
         let Ok(packing) = answer else { continue };
-        verify(&problem, &packing);
+        verify(problem, &packing);
         assert!(
             optimum < 0
                 || (packing.bin_count as i64 >= optimum && packing.lower_bound as i64 <= optimum),
