@@ -63,8 +63,20 @@ const SETS: &[Set] = &[
         run: gpu::run,
     },
     Set {
-        name: "vbp",
-        run: vbp::run,
+        name: "vbp-panigrahy",
+        run: vbp::panigrahy,
+    },
+    Set {
+        name: "vbp-new",
+        run: vbp::new,
+    },
+    Set {
+        name: "vbp-triplet",
+        run: vbp::triplet,
+    },
+    Set {
+        name: "vbp-open",
+        run: vbp::open,
     },
 ];
 

@@ -367,8 +367,8 @@ fn take(pattern: &Pattern, times: u64, rest: &mut [u64], chosen: &mut Vec<(Patte
 const PATIENCE_ROUNDS: usize = 4;
 const PATIENCE_BINS: f64 = 0.15;
 /// From this value on a column is fixed together with the largest, and at most this share of all bins at once.
-const FIX_FROM: f64 = 0.6;
-const FIX_SHARE: f64 = 0.04;
+const FIX_FROM: f64 = 0.5;
+const FIX_SHARE: f64 = 0.08;
 /// Rounds of pricing after one fixing.
 const SETTLE_ROUNDS_MAX: u32 = 3;
 /// Search nodes of one bin of a packing by value correction.
