@@ -18,8 +18,8 @@ use crate::model::Model;
 use crate::problem::Problem;
 
 /// Subgradient steps at most, and elementary operations of all of them together.
-const STEPS_MAX: u64 = 400;
-const OPERATIONS_MAX: u64 = 40_000_000;
+const STEPS_MAX: u64 = 1_500;
+const OPERATIONS_MAX: u64 = 150_000_000;
 
 /// Prices, one a class and dimension, and what they prove.
 pub(crate) struct Prices {
@@ -122,7 +122,8 @@ pub(crate) fn merged(model: &Model, share: f64, work: &mut Work) -> (LinearSolut
     (solution, of_kind)
 }
 
-/// Subgradient steps with a Polyak length and a deflected direction (Camerini, Fratta, Maffioli 1975).
+/// Subgradient steps along a deflected direction (Camerini, Fratta, Maffioli 1975) towards a target level that
+/// lies `drop` below the lowest so far; the drop is halved when steps no longer help.
 fn descend(model: &Model, value: i64, work: &mut Work, best: &mut Prices) {
     let length = model.class_count * model.dimensions;
     let mut price = best.price.clone();
@@ -130,7 +131,7 @@ fn descend(model: &Model, value: i64, work: &mut Work, best: &mut Prices) {
     let mut direction = vec![0.0; length];
     let mut gradient = vec![0.0; length];
     let mut lowest = f64::INFINITY;
-    let mut relax = 1.0f64;
+    let mut drop = 0.0f64;
     let mut idle = 0;
     let cost = (model.kinds.len() * length) as u64 + 1;
     let steps = STEPS_MAX.min(OPERATIONS_MAX / cost + 1);
@@ -138,44 +139,54 @@ fn descend(model: &Model, value: i64, work: &mut Work, best: &mut Prices) {
     let scale: Vec<f64> = (0..length)
         .map(|at| (model.class_capacity[at] as f64).max(1.0))
         .collect();
-    for _ in 0..steps {
+    for step in 0..steps {
         if work.exhausted() {
             break;
         }
         work.spend(cost / 8 + 1);
         let level = lagrangian(model, &price, &mut gradient);
-        if level < lowest - 1e-9 * lowest.abs().min(f64::MAX) {
+        if step == 0 {
+            // What the slopes could give at most if prices changed by as much again as they are.
+            let reach: f64 = (0..length).map(|at| gradient[at].abs() * price[at]).sum();
+            drop = (level - value as f64).min(reach.max(level.abs() * 1e-5)) / 4.0;
+        }
+        if level < lowest - drop * 0.05 {
+            // Steps that help may grow.
+            if lowest.is_finite() {
+                drop *= 1.3;
+            }
             lowest = level;
             centre.clone_from(&price);
             idle = 0;
         } else {
+            if level < lowest {
+                lowest = level;
+                centre.clone_from(&price);
+            }
             idle += 1;
-            if idle >= 12 {
-                relax /= 2.0;
+            if idle >= 8 {
+                drop /= 2.0;
                 idle = 0;
                 price.clone_from(&centre);
                 direction.fill(0.0);
+                if drop < 0.25 || drop < lowest.abs() * 1e-9 {
+                    break;
+                }
                 continue;
             }
-        }
-        if relax < 1e-4 {
-            break;
         }
         let mut norm = 0.0;
         for at in 0..length {
             // In scaled prices (price times capacity) the slope is the used share less one.
-            let slope = gradient[at] / scale[at];
-            direction[at] = slope + 0.6 * direction[at];
+            direction[at] = gradient[at] / scale[at] + 0.5 * direction[at];
             norm += direction[at] * direction[at];
         }
         if norm <= 1e-18 {
             break;
         }
-        // The target lies between the assignment known and the lowest level seen.
-        let target = lowest - (lowest - value as f64).max(lowest.abs() * 1e-6) * 0.7;
-        let step = relax * (level - target).max(0.0) / norm;
+        let stride = (level - lowest + drop).max(0.0) / norm;
         for at in 0..length {
-            price[at] = (price[at] - step * direction[at] / scale[at]).max(0.0);
+            price[at] = (price[at] - stride * direction[at] / scale[at]).max(0.0);
         }
     }
     let bound = clamp(prove(model, &centre));

@@ -12,6 +12,7 @@
 //! replacement and relocation, and surrogate (fractional) bounds. Deliberately absent so far: branch
 //! and bound, column generation and Lagrangian bounds; they fit behind the same function.
 
+mod assign;
 mod bound;
 pub mod check;
 mod close;
@@ -179,6 +180,11 @@ impl Search<'_> {
         };
         if single::applies(model) {
             single::improve(&mut self.best, self.bound, idle_max, options.seed, work);
+            return;
+        }
+        if assign::applies(model) {
+            let (price, seed) = (&prices.price, options.seed);
+            assign::improve(&mut self.best, price, self.bound, idle_max, seed, work);
             return;
         }
         let guide = guide(model, prices.price, work);

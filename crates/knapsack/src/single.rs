@@ -82,7 +82,10 @@ pub(crate) fn improve(state: &mut State, bound: i64, idle_max: u64, seed: u64, w
             if random.below(3) != 0 {
                 single.become_like(&best);
             } else {
-                single.start_anew((bound as f64 - best_value) * 0.5 * random.unit(), &mut random);
+                single.start_anew(
+                    (bound as f64 - best_value) * 0.5 * random.unit(),
+                    &mut random,
+                );
             }
             record = single.value;
             hottest = HOTTEST * (-2.5 * random.unit()).exp();
