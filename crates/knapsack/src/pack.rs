@@ -319,6 +319,7 @@ impl<'m> Packer<'m> {
             .map(|kind| self.cost(*kind, knapsack) / 16.0)
             .sum::<f64>();
         let mut window: Vec<u32> = Vec::with_capacity(WINDOW);
+        let mut fruitless = 0;
         loop {
             window.clear();
             let mut stale = 0;
@@ -423,7 +424,8 @@ impl<'m> Packer<'m> {
                     _ => picks.push((kind, 1)),
                 }
             }
-            if taken == 0 && !many {
+            fruitless = if taken == 0 { fruitless + 1 } else { 0 };
+            if taken == 0 && (!many || fruitless > 1) {
                 return gained;
             }
         }

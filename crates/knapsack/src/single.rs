@@ -201,6 +201,7 @@ impl Single {
 
     /// Takes some units out, the first of them for good, and puts the best set in their place whose value exceeds `least`.
     fn step(&mut self, least: f64, random: &mut Random, work: &mut Work) {
+        work.spend(1);
         let wanted = 1 + random.below(4);
         let mut out: Vec<usize> = Vec::with_capacity(wanted);
         for _ in 0..16 {

@@ -125,7 +125,7 @@ fn brute_force(problem: &Problem) -> i64 {
 
 #[test]
 fn safety_every_solution_is_feasible_and_below_its_bound() {
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     for round in 0..300 {
         let problem = random_problem(&mut random, false);
         for secondary in [Secondary::Pack, Secondary::Spread] {
@@ -149,7 +149,7 @@ fn safety_every_solution_is_feasible_and_below_its_bound() {
 
 #[test]
 fn safety_bound_is_never_below_brute_force() {
-    let mut random = Random(11);
+    let mut random = Random::new(11);
     let (mut rounds, mut met) = (0, 0);
     while rounds < 400 {
         let problem = random_problem(&mut random, true);
@@ -181,7 +181,7 @@ fn safety_bound_is_never_below_brute_force() {
 
 #[test]
 fn safety_same_seed_same_solution() {
-    let mut random = Random(13);
+    let mut random = Random::new(13);
     for seed in 0..50 {
         let problem = random_problem(&mut random, false);
         let options = Options {
@@ -341,7 +341,7 @@ fn zero_profit_items_are_placed_too() {
 
 #[test]
 fn the_caller_can_stop_the_search() {
-    let mut random = Random(17);
+    let mut random = Random::new(17);
     let problem = random_problem(&mut random, false);
     let stop = || true;
     let solution = solve(
