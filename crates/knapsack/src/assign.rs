@@ -64,7 +64,7 @@ pub(crate) fn improve(
     }
     // From the better of the packing that there is and the relaxation's own.
     let mut best = state.value as f64;
-    let mut best_place = assign.from_state(state);
+    let mut best_place = assign.places_in(state);
     if greedy < best {
         assign.become_like(&best_place);
     } else {
@@ -247,7 +247,7 @@ impl Assign {
     }
 
     /// The places of a state's copies.
-    fn from_state(&self, state: &State) -> Vec<u32> {
+    fn places_in(&self, state: &State) -> Vec<u32> {
         let mut left: Vec<Vec<(u32, u32)>> = vec![Vec::new(); state.model.kinds.len()];
         for (knapsack, held) in state.held.iter().enumerate() {
             for (kind, copies) in held {
@@ -273,8 +273,8 @@ impl Assign {
     }
 
     fn become_like(&mut self, place: &[u32]) {
-        for unit in 0..place.len() {
-            if self.place[unit] != place[unit] {
+        for (unit, place) in place.iter().enumerate() {
+            if self.place[unit] != *place {
                 self.shift(unit, self.knapsacks);
             }
         }

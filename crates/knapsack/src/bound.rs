@@ -16,6 +16,7 @@ use crate::Work;
 use crate::linear::{Linear, LinearSolution};
 use crate::model::Model;
 use crate::problem::Problem;
+use crate::state::State;
 
 /// Subgradient steps at most, and elementary operations of all of them together.
 const STEPS_MAX: u64 = 1_500;
@@ -252,16 +253,67 @@ fn fraction_bits(model: &Model) -> u32 {
     (sum.leading_zeros().saturating_sub(8)).min(50)
 }
 
-/// L at these prices, in integers and rounded up: at least the value of every assignment, whatever the prices.
+/// Prices as fixed-point integers.
+pub(crate) struct FixedPrices {
+    bits: u32,
+    dimensions: usize,
+    price: Vec<i128>,
+}
+
+impl FixedPrices {
+    /// Negative, infinite or absent prices become prices that are merely bad.
+    pub(crate) fn new(model: &Model, price: &[f64]) -> Self {
+        let bits = fraction_bits(model);
+        FixedPrices {
+            bits,
+            dimensions: model.dimensions,
+            price: price
+                .iter()
+                .map(|y| (y.clamp(0.0, 1e20) * (1u128 << bits) as f64) as i128)
+                .collect(),
+        }
+    }
+
+    /// Profit less price of one copy in a class. Saturation makes the cost smaller than it is, and a bound larger: the safe side.
+    pub(crate) fn reduced(&self, model: &Model, kind: usize, class: usize) -> i128 {
+        let cost = model
+            .class_weight(kind, class)
+            .iter()
+            .zip(&self.price[class * self.dimensions..])
+            .fold(0i128, |cost, (w, y)| {
+                cost.saturating_add(y.saturating_mul(i128::from(*w)))
+            });
+        (i128::from(model.class_profit(kind, class)) << self.bits) - cost
+    }
+
+    /// What all that is free costs.
+    pub(crate) fn free_worth(&self, state: &State) -> i128 {
+        let mut sum = 0i128;
+        for (knapsack, class) in state.model.class_of.iter().enumerate() {
+            let price = &self.price[*class as usize * self.dimensions..];
+            for (free, y) in state.free(knapsack).iter().zip(price) {
+                sum = sum.saturating_add(y.saturating_mul(i128::from((*free).max(0))));
+            }
+        }
+        sum
+    }
+
+    /// A value in the same fixed point.
+    pub(crate) fn value(&self, value: i128) -> i128 {
+        value.saturating_mul(1 << self.bits)
+    }
+
+    /// Values are integers, so the fraction of a bound can go.
+    pub(crate) fn whole(&self, bound: i128) -> i128 {
+        bound >> self.bits
+    }
+}
+
+/// L at these prices, in integers: at least the value of every assignment, whatever the prices.
 pub(crate) fn prove(model: &Model, price: &[f64]) -> i128 {
-    let bits = fraction_bits(model);
-    let dimensions = model.dimensions;
-    // Negative, infinite or absent prices become prices that are merely bad.
-    let fixed: Vec<i128> = price
-        .iter()
-        .map(|y| (y.clamp(0.0, 1e20) * (1u128 << bits) as f64) as i128)
-        .collect();
-    let mut sum = fixed
+    let prices = FixedPrices::new(model, price);
+    let mut sum = prices
+        .price
         .iter()
         .zip(&model.class_capacity)
         .fold(0i128, |sum, (y, capacity)| {
@@ -275,15 +327,7 @@ pub(crate) fn prove(model: &Model, price: &[f64]) -> i128 {
             if fit == 0 {
                 continue;
             }
-            // Saturation makes the cost smaller than it is, and the bound larger: the safe side.
-            let cost = model
-                .class_weight(kind, class)
-                .iter()
-                .zip(&fixed[class * dimensions..])
-                .fold(0i128, |cost, (w, y)| {
-                    cost.saturating_add(y.saturating_mul(i128::from(*w)))
-                });
-            let reduced = (i128::from(model.class_profit(kind, class)) << bits) - cost;
+            let reduced = prices.reduced(model, kind, class);
             if reduced > 0 {
                 offers.push((reduced, fit));
             }
@@ -298,8 +342,7 @@ pub(crate) fn prove(model: &Model, price: &[f64]) -> i128 {
             sum = sum.saturating_add(reduced.saturating_mul(i128::from(taken)));
         }
     }
-    // Values are integers, so the fraction can go.
-    sum >> bits
+    prices.whole(sum)
 }
 
 fn clamp(bound: i128) -> i64 {

@@ -540,14 +540,13 @@ impl<'m> Packer<'m> {
         self.candidates = candidates;
     }
 
-    /// Ruins and recreates until the work is done. Calls `better` whenever the state's value has risen.
+    /// Ruins and recreates until the work is done. What is worse is taken back, so the state only gets better.
     pub(crate) fn improve(
         &mut self,
         state: &mut State,
         bound: i64,
         idle_max: u64,
         work: &mut Work,
-        mut better: impl FnMut(&State),
     ) {
         let count = self.model.knapsack_count;
         if count == 0 {
@@ -585,7 +584,6 @@ impl<'m> Packer<'m> {
                 if state.value > best {
                     best = state.value;
                     last_gain = work.done();
-                    better(state);
                 }
                 continue;
             }
@@ -596,9 +594,8 @@ impl<'m> Packer<'m> {
             self.recreate(state, &knapsacks, ARMS[arm], work);
             work.spend(8 * width as u64);
             if state.value < before.0 {
-                for (knapsack, held) in &saved {
+                for (knapsack, _) in &saved {
                     self.empty(state, *knapsack);
-                    let _ = held;
                 }
                 for (knapsack, held) in &saved {
                     for (kind, copies) in held {
@@ -614,7 +611,6 @@ impl<'m> Packer<'m> {
             if state.value > best {
                 best = state.value;
                 last_gain = work.done();
-                better(state);
             }
         }
     }

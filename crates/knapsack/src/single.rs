@@ -169,8 +169,8 @@ impl Single {
     fn become_like(&mut self, other: &[bool]) {
         // Out first, so that nothing overflows on the way.
         for target in [false, true] {
-            for unit in 0..other.len() {
-                if other[unit] == target && self.inside[unit] != target {
+            for (unit, inside) in other.iter().enumerate() {
+                if *inside == target && self.inside[unit] != target {
                     self.flip(unit);
                 }
             }
