@@ -16,10 +16,11 @@ use crate::Work;
 use crate::linear::{Linear, LinearSolution};
 use crate::model::Model;
 use crate::problem::Problem;
+use crate::state::State;
 
 /// Subgradient steps at most, and elementary operations of all of them together.
-const STEPS_MAX: u64 = 400;
-const OPERATIONS_MAX: u64 = 40_000_000;
+const STEPS_MAX: u64 = 1_500;
+const OPERATIONS_MAX: u64 = 150_000_000;
 
 /// Prices, one a class and dimension, and what they prove.
 pub(crate) struct Prices {
@@ -122,7 +123,8 @@ pub(crate) fn merged(model: &Model, share: f64, work: &mut Work) -> (LinearSolut
     (solution, of_kind)
 }
 
-/// Subgradient steps with a Polyak length and a deflected direction (Camerini, Fratta, Maffioli 1975).
+/// Subgradient steps along a deflected direction (Camerini, Fratta, Maffioli 1975) towards a target level that
+/// lies `drop` below the lowest so far; the drop is halved when steps no longer help.
 fn descend(model: &Model, value: i64, work: &mut Work, best: &mut Prices) {
     let length = model.class_count * model.dimensions;
     let mut price = best.price.clone();
@@ -130,7 +132,7 @@ fn descend(model: &Model, value: i64, work: &mut Work, best: &mut Prices) {
     let mut direction = vec![0.0; length];
     let mut gradient = vec![0.0; length];
     let mut lowest = f64::INFINITY;
-    let mut relax = 1.0f64;
+    let mut drop = 0.0f64;
     let mut idle = 0;
     let cost = (model.kinds.len() * length) as u64 + 1;
     let steps = STEPS_MAX.min(OPERATIONS_MAX / cost + 1);
@@ -138,44 +140,54 @@ fn descend(model: &Model, value: i64, work: &mut Work, best: &mut Prices) {
     let scale: Vec<f64> = (0..length)
         .map(|at| (model.class_capacity[at] as f64).max(1.0))
         .collect();
-    for _ in 0..steps {
+    for step in 0..steps {
         if work.exhausted() {
             break;
         }
         work.spend(cost / 8 + 1);
         let level = lagrangian(model, &price, &mut gradient);
-        if level < lowest - 1e-9 * lowest.abs().min(f64::MAX) {
+        if step == 0 {
+            // What the slopes could give at most if prices changed by as much again as they are.
+            let reach: f64 = (0..length).map(|at| gradient[at].abs() * price[at]).sum();
+            drop = (level - value as f64).min(reach.max(level.abs() * 1e-5)) / 4.0;
+        }
+        if level < lowest - drop * 0.05 {
+            // Steps that help may grow.
+            if lowest.is_finite() {
+                drop *= 1.3;
+            }
             lowest = level;
             centre.clone_from(&price);
             idle = 0;
         } else {
+            if level < lowest {
+                lowest = level;
+                centre.clone_from(&price);
+            }
             idle += 1;
-            if idle >= 12 {
-                relax /= 2.0;
+            if idle >= 8 {
+                drop /= 2.0;
                 idle = 0;
                 price.clone_from(&centre);
                 direction.fill(0.0);
+                if drop < 0.25 || drop < lowest.abs() * 1e-9 {
+                    break;
+                }
                 continue;
             }
-        }
-        if relax < 1e-4 {
-            break;
         }
         let mut norm = 0.0;
         for at in 0..length {
             // In scaled prices (price times capacity) the slope is the used share less one.
-            let slope = gradient[at] / scale[at];
-            direction[at] = slope + 0.6 * direction[at];
+            direction[at] = gradient[at] / scale[at] + 0.5 * direction[at];
             norm += direction[at] * direction[at];
         }
         if norm <= 1e-18 {
             break;
         }
-        // The target lies between the assignment known and the lowest level seen.
-        let target = lowest - (lowest - value as f64).max(lowest.abs() * 1e-6) * 0.7;
-        let step = relax * (level - target).max(0.0) / norm;
+        let stride = (level - lowest + drop).max(0.0) / norm;
         for at in 0..length {
-            price[at] = (price[at] - step * direction[at] / scale[at]).max(0.0);
+            price[at] = (price[at] - stride * direction[at] / scale[at]).max(0.0);
         }
     }
     let bound = clamp(prove(model, &centre));
@@ -241,16 +253,67 @@ fn fraction_bits(model: &Model) -> u32 {
     (sum.leading_zeros().saturating_sub(8)).min(50)
 }
 
-/// L at these prices, in integers and rounded up: at least the value of every assignment, whatever the prices.
+/// Prices as fixed-point integers.
+pub(crate) struct FixedPrices {
+    bits: u32,
+    dimensions: usize,
+    price: Vec<i128>,
+}
+
+impl FixedPrices {
+    /// Negative, infinite or absent prices become prices that are merely bad.
+    pub(crate) fn new(model: &Model, price: &[f64]) -> Self {
+        let bits = fraction_bits(model);
+        FixedPrices {
+            bits,
+            dimensions: model.dimensions,
+            price: price
+                .iter()
+                .map(|y| (y.clamp(0.0, 1e20) * (1u128 << bits) as f64) as i128)
+                .collect(),
+        }
+    }
+
+    /// Profit less price of one copy in a class. Saturation makes the cost smaller than it is, and a bound larger: the safe side.
+    pub(crate) fn reduced(&self, model: &Model, kind: usize, class: usize) -> i128 {
+        let cost = model
+            .class_weight(kind, class)
+            .iter()
+            .zip(&self.price[class * self.dimensions..])
+            .fold(0i128, |cost, (w, y)| {
+                cost.saturating_add(y.saturating_mul(i128::from(*w)))
+            });
+        (i128::from(model.class_profit(kind, class)) << self.bits) - cost
+    }
+
+    /// What all that is free costs.
+    pub(crate) fn free_worth(&self, state: &State) -> i128 {
+        let mut sum = 0i128;
+        for (knapsack, class) in state.model.class_of.iter().enumerate() {
+            let price = &self.price[*class as usize * self.dimensions..];
+            for (free, y) in state.free(knapsack).iter().zip(price) {
+                sum = sum.saturating_add(y.saturating_mul(i128::from((*free).max(0))));
+            }
+        }
+        sum
+    }
+
+    /// A value in the same fixed point.
+    pub(crate) fn value(&self, value: i128) -> i128 {
+        value.saturating_mul(1 << self.bits)
+    }
+
+    /// Values are integers, so the fraction of a bound can go.
+    pub(crate) fn whole(&self, bound: i128) -> i128 {
+        bound >> self.bits
+    }
+}
+
+/// L at these prices, in integers: at least the value of every assignment, whatever the prices.
 pub(crate) fn prove(model: &Model, price: &[f64]) -> i128 {
-    let bits = fraction_bits(model);
-    let dimensions = model.dimensions;
-    // Negative, infinite or absent prices become prices that are merely bad.
-    let fixed: Vec<i128> = price
-        .iter()
-        .map(|y| (y.clamp(0.0, 1e20) * (1u128 << bits) as f64) as i128)
-        .collect();
-    let mut sum = fixed
+    let prices = FixedPrices::new(model, price);
+    let mut sum = prices
+        .price
         .iter()
         .zip(&model.class_capacity)
         .fold(0i128, |sum, (y, capacity)| {
@@ -264,15 +327,7 @@ pub(crate) fn prove(model: &Model, price: &[f64]) -> i128 {
             if fit == 0 {
                 continue;
             }
-            // Saturation makes the cost smaller than it is, and the bound larger: the safe side.
-            let cost = model
-                .class_weight(kind, class)
-                .iter()
-                .zip(&fixed[class * dimensions..])
-                .fold(0i128, |cost, (w, y)| {
-                    cost.saturating_add(y.saturating_mul(i128::from(*w)))
-                });
-            let reduced = (i128::from(model.class_profit(kind, class)) << bits) - cost;
+            let reduced = prices.reduced(model, kind, class);
             if reduced > 0 {
                 offers.push((reduced, fit));
             }
@@ -287,8 +342,7 @@ pub(crate) fn prove(model: &Model, price: &[f64]) -> i128 {
             sum = sum.saturating_add(reduced.saturating_mul(i128::from(taken)));
         }
     }
-    // Values are integers, so the fraction can go.
-    sum >> bits
+    prices.whole(sum)
 }
 
 fn clamp(bound: i128) -> i64 {

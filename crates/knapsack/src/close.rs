@@ -118,9 +118,7 @@ impl Closer {
             while bits != 0 {
                 let i = word * 64 + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
-                let Some(candidate) = self.candidates.get(i) else {
-                    return None;
-                };
+                let candidate = self.candidates.get(i)?;
                 if candidate.gain <= floor {
                     return None;
                 }

@@ -121,6 +121,13 @@ impl State<'_> {
     }
 
     fn fill_gang(&mut self, gang: usize, secondary: Secondary, work: &mut Work) {
+        if gang_kinds(self, gang)
+            .iter()
+            .any(|kind| self.unplaced[*kind] < self.model.kinds[*kind].count)
+        {
+            // It is in already.
+            return;
+        }
         let mut placed: Vec<(usize, usize, u32)> = Vec::new();
         for kind in gang_kinds(self, gang) {
             placed.extend(

@@ -8,16 +8,19 @@
 //! saturates, so no input yields NaN or a panic; the same problem, seed and work limit yield the same
 //! solution (the time budget enters only through [`Options::stop`], a question asked of the caller).
 //!
-//! What is here: constructive heuristics over several orders, seeded restarts, local improvement by
-//! replacement and relocation, and surrogate (fractional) bounds. Deliberately absent so far: branch
-//! and bound, column generation and Lagrangian bounds; they fit behind the same function.
+//! What is here, in the order in which it is tried: best-fit-decreasing and other orders ([`construct`]);
+//! proven bounds and the prices behind them ([`bound`], [`linear`]); branch and bound on small problems
+//! ([`exact`]); a search for one knapsack ([`single`]), one for weights that differ by knapsack ([`assign`]),
+//! and one for everything else ([`pack`], [`close`]). `docs/knapsack.md` has the model, the sources and the
+//! measurements. Deliberately absent: threads, and bounds sharper than the linear relaxation but for
+//! problems that branch and bound finishes.
 
-pub mod arrival;
-pub mod bins;
+mod assign;
 mod bound;
 pub mod check;
 mod close;
 mod construct;
+mod exact;
 
 mod linear;
 mod model;
@@ -123,13 +126,17 @@ impl<'a> Work<'a> {
 
 /// Steps that a first constructive pass may always take, whatever the budget.
 const FIRST_PASS_MAX: u64 = 50_000_000;
+/// Operations of the branch and bound on small problems: less than a millisecond.
+const EXACT_OPERATIONS_MAX: u64 = 200_000;
 /// Pairs of kinds and knapsacks beyond which the knapsack-by-knapsack packing comes first.
-const PAIRS_MAX: u64 = 1_000_000;
+const PAIRS_MAX: u64 = 2_000_000;
+/// Pairs up to which every order is tried, not only the first.
+const ORDERS_PAIRS_MAX: u64 = 500_000;
 
 /// Solves a problem within the budget.
 ///
-/// The answer is at least as good as best-fit-decreasing (beyond 20 million pairs of distinct items and
-/// knapsacks, only if the budget lasts for it).
+/// The answer is at least as good as best-fit-decreasing (beyond two million pairs of distinct items
+/// and knapsacks the packing that needs fewer steps takes its place).
 ///
 /// # Errors
 /// [`ProblemError`] if the problem contradicts itself (lengths, indexes, negative weights).
@@ -142,6 +149,9 @@ pub fn solve(problem: &Problem, options: &Options) -> Result<Solution, ProblemEr
         best: State::new(&model),
     };
     search.run(options, &mut work);
+    if !search.best.open.is_empty() {
+        search.top_up(options, &mut work);
+    }
     let Search { bound, best } = search;
     Ok(best.into_solution(bound))
 }
@@ -159,7 +169,8 @@ impl Search<'_> {
 
     fn run(&mut self, options: &Options, work: &mut Work) {
         let model = self.best.model;
-        let vast = model.kinds.len() as u64 * model.knapsack_count as u64 > PAIRS_MAX;
+        let pairs = model.kinds.len() as u64 * model.knapsack_count as u64;
+        let vast = pairs > PAIRS_MAX;
         if !vast {
             self.construct(&Order::ALL[..1], None, options, work);
         }
@@ -168,7 +179,7 @@ impl Search<'_> {
         }
         let prices = bound::prices(model, self.best.value(), work);
         self.bound = self.bound.min(prices.bound);
-        if !vast && !self.proven() && !work.exhausted() {
+        if pairs <= ORDERS_PAIRS_MAX && !self.proven() && !work.exhausted() {
             self.construct(&Order::ALL[1..], Some(&prices.price), options, work);
         }
         if self.proven() || work.exhausted() && !vast {
@@ -177,10 +188,21 @@ impl Search<'_> {
         let idle_max = if options.work_max == u64::MAX {
             u64::MAX
         } else {
-            20_000 + 50 * model.kinds.len() as u64 * model.knapsack_count as u64
+            20_000 + 50 * pairs
         };
+        let nodes_max =
+            EXACT_OPERATIONS_MAX / ((model.knapsack_count * model.dimensions) as u64 + 8);
+        if exact::solve(&mut self.best, &prices.price, nodes_max, work) {
+            self.bound = self.bound.min(self.best.value());
+            return;
+        }
         if single::applies(model) {
             single::improve(&mut self.best, self.bound, idle_max, options.seed, work);
+            return;
+        }
+        if assign::applies(model) {
+            let (price, seed) = (&prices.price, options.seed);
+            assign::improve(&mut self.best, price, self.bound, idle_max, seed, work);
             return;
         }
         let guide = guide(model, prices.price, work);
@@ -197,14 +219,15 @@ impl Search<'_> {
         };
         packer.fill_all(&mut packed, effort, work);
         self.consider(&packed);
-        let mut state = self.best.clone();
-        let bound = self.bound;
-        let best = &mut self.best;
-        packer.improve(&mut state, bound, idle_max, work, |better| {
-            let _ = better;
-        });
-        if state.value > best.value {
-            *best = state;
+        packer.improve(&mut self.best, self.bound, idle_max, work);
+    }
+
+    /// Puts in what still fits; searches leave out what is worth nothing.
+    fn top_up(&mut self, options: &Options, work: &mut Work) {
+        let open = self.best.open.len() as u64 * self.best.model.knapsack_count as u64;
+        if open <= PAIRS_MAX {
+            let sequence = Order::Profit.sequence(&self.best, None, None);
+            self.best.fill(&sequence, options.secondary, work);
         }
     }
 

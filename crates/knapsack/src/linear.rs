@@ -23,7 +23,8 @@ pub(crate) struct LinearSolution {
     /// The price of a unit of each row, never negative.
     pub(crate) price: Vec<f64>,
     /// The value of each column; at most `rows` of them strictly between their bounds.
-    pub(crate) x: Vec<f64>,
+    #[cfg(test)]
+    x: Vec<f64>,
 }
 
 /// Where a column is.
@@ -53,9 +54,9 @@ pub(crate) fn solve(linear: &Linear, iterations_max: usize) -> LinearSolution {
     let (rows, count) = (linear.rows, linear.profit.len());
     let mut place = vec![Place::Lower; count + rows];
     let mut residual = linear.limit.to_vec();
-    for j in 0..count {
+    for (j, place) in place.iter_mut().enumerate().take(count) {
         if linear.profit[j] > 0.0 && linear.upper[j] > 0.0 {
-            place[j] = Place::Upper;
+            *place = Place::Upper;
             for (r, a) in residual.iter_mut().zip(linear.column(j)) {
                 *r -= a * linear.upper[j];
             }
@@ -296,6 +297,19 @@ impl Tableau<'_> {
     }
 
     fn answer(&self) -> LinearSolution {
+        let price = self.prices();
+        LinearSolution {
+            price: price
+                .iter()
+                .map(|p| if p.is_finite() { p.max(0.0) } else { 0.0 })
+                .collect(),
+            #[cfg(test)]
+            x: self.primal(),
+        }
+    }
+
+    #[cfg(test)]
+    fn primal(&self) -> Vec<f64> {
         let count = self.linear.profit.len();
         let mut x: Vec<f64> = (0..count)
             .map(|j| match self.place[j] {
@@ -308,14 +322,7 @@ impl Tableau<'_> {
                 x[*j] = value.clamp(0.0, self.linear.upper[*j]);
             }
         }
-        let price = self.prices();
-        LinearSolution {
-            price: price
-                .iter()
-                .map(|p| if p.is_finite() { p.max(0.0) } else { 0.0 })
-                .collect(),
-            x,
-        }
+        x
     }
 }
 

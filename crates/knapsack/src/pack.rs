@@ -319,6 +319,7 @@ impl<'m> Packer<'m> {
             .map(|kind| self.cost(*kind, knapsack) / 16.0)
             .sum::<f64>();
         let mut window: Vec<u32> = Vec::with_capacity(WINDOW);
+        let mut fruitless = 0;
         loop {
             window.clear();
             let mut stale = 0;
@@ -423,7 +424,8 @@ impl<'m> Packer<'m> {
                     _ => picks.push((kind, 1)),
                 }
             }
-            if taken == 0 && !many {
+            fruitless = if taken == 0 { fruitless + 1 } else { 0 };
+            if taken == 0 && (!many || fruitless > 1) {
                 return gained;
             }
         }
@@ -538,14 +540,13 @@ impl<'m> Packer<'m> {
         self.candidates = candidates;
     }
 
-    /// Ruins and recreates until the work is done. Calls `better` whenever the state's value has risen.
+    /// Ruins and recreates until the work is done. What is worse is taken back, so the state only gets better.
     pub(crate) fn improve(
         &mut self,
         state: &mut State,
         bound: i64,
         idle_max: u64,
         work: &mut Work,
-        mut better: impl FnMut(&State),
     ) {
         let count = self.model.knapsack_count;
         if count == 0 {
@@ -583,7 +584,6 @@ impl<'m> Packer<'m> {
                 if state.value > best {
                     best = state.value;
                     last_gain = work.done();
-                    better(state);
                 }
                 continue;
             }
@@ -594,9 +594,8 @@ impl<'m> Packer<'m> {
             self.recreate(state, &knapsacks, ARMS[arm], work);
             work.spend(8 * width as u64);
             if state.value < before.0 {
-                for (knapsack, held) in &saved {
+                for (knapsack, _) in &saved {
                     self.empty(state, *knapsack);
-                    let _ = held;
                 }
                 for (knapsack, held) in &saved {
                     for (kind, copies) in held {
@@ -612,7 +611,6 @@ impl<'m> Packer<'m> {
             if state.value > best {
                 best = state.value;
                 last_gain = work.done();
-                better(state);
             }
         }
     }

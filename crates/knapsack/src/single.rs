@@ -82,7 +82,10 @@ pub(crate) fn improve(state: &mut State, bound: i64, idle_max: u64, seed: u64, w
             if random.below(3) != 0 {
                 single.become_like(&best);
             } else {
-                single.start_anew((bound as f64 - best_value) * 0.5 * random.unit(), &mut random);
+                single.start_anew(
+                    (bound as f64 - best_value) * 0.5 * random.unit(),
+                    &mut random,
+                );
             }
             record = single.value;
             hottest = HOTTEST * (-2.5 * random.unit()).exp();
@@ -166,8 +169,8 @@ impl Single {
     fn become_like(&mut self, other: &[bool]) {
         // Out first, so that nothing overflows on the way.
         for target in [false, true] {
-            for unit in 0..other.len() {
-                if other[unit] == target && self.inside[unit] != target {
+            for (unit, inside) in other.iter().enumerate() {
+                if *inside == target && self.inside[unit] != target {
                     self.flip(unit);
                 }
             }
@@ -198,6 +201,7 @@ impl Single {
 
     /// Takes some units out, the first of them for good, and puts the best set in their place whose value exceeds `least`.
     fn step(&mut self, least: f64, random: &mut Random, work: &mut Work) {
+        work.spend(1);
         let wanted = 1 + random.below(4);
         let mut out: Vec<usize> = Vec::with_capacity(wanted);
         for _ in 0..16 {
