@@ -195,7 +195,7 @@ fn port_forward(
                 }
                 spawn(upgrade, move |upgraded| async move {
                     let socket = websocket::socket(TokioIo::new(upgraded)).await;
-                    let (connection, channels) = websocket::port_forward(socket, protocol, &ports);
+                    let (connection, channels) = websocket::port_channels(socket, protocol, &ports);
                     port_forward::serve_channels(connection, channels, target, connect).await;
                 });
                 return Ok(switching("websocket", answer));

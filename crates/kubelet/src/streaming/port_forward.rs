@@ -116,6 +116,7 @@ pub async fn serve_channels<C, F>(
             data,
             error,
             reset,
+            client_ends: false,
         };
         tasks.spawn(forward(port, ends, target.clone(), connect(port)));
     }
@@ -140,6 +141,8 @@ struct Ends {
     data: StreamWriter,
     error: StreamWriter,
     reset: oneshot::Receiver<()>,
+    /// Whether the client can end its direction; if not, the pod's end ends both.
+    client_ends: bool,
 }
 
 impl From<Pair> for Ends {
@@ -149,6 +152,7 @@ impl From<Pair> for Ends {
             data: pair.data.writer,
             error: pair.error.writer,
             reset: pair.data.reset,
+            client_ends: true,
         }
     }
 }
@@ -234,10 +238,11 @@ where
         data,
         error,
         mut reset,
+        client_ends,
     } = ends;
     let work = async {
         match connecting.await {
-            Ok(connection) => copy(connection, inlet, &data, &error).await,
+            Ok(connection) => copy(connection, inlet, &data, &error, client_ends).await,
             Err(cause) => {
                 let Target { pod, uid } = &target;
                 let text = format!("error forwarding port {port} to pod {pod}, uid {uid}: {cause}");
@@ -262,6 +267,7 @@ async fn copy(
     mut inlet: Inlet,
     writer: &StreamWriter,
     error: &StreamWriter,
+    client_ends: bool,
 ) -> Result<(), ClientGone> {
     let (mut from_pod, mut to_pod) = tokio::io::split(connection);
     let upload = async {
@@ -290,7 +296,15 @@ async fn copy(
         writer.end().await?;
         error.end().await
     };
-    tokio::try_join!(upload, download).map(|((), ())| ())
+    if client_ends {
+        return tokio::try_join!(upload, download).map(|((), ())| ());
+    }
+    let mut download = std::pin::pin!(download);
+    tokio::select! {
+        done = &mut download => done,
+        // The client is leaving: what the pod still sends finds out.
+        _ = upload => download.await,
+    }
 }
 
 #[cfg(test)]

@@ -202,7 +202,7 @@ async fn ports_are_forwarded_over_channels() {
     let protocol = websocket::choose_port_forward(&["v4.channel.k8s.io".to_owned()]).unwrap();
     tokio::spawn(async move {
         let socket = websocket::socket(server).await;
-        let (connection, channels) = websocket::port_forward(socket, protocol, &[80, 81]);
+        let (connection, channels) = websocket::port_channels(socket, protocol, &[80, 81]);
         let target = port_forward::Target {
             pod: "p".into(),
             uid: "u".into(),

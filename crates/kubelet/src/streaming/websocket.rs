@@ -248,7 +248,7 @@ where
 }
 
 /// The channels of forwarded ports: for each, in order, one for data and one for an error.
-pub fn port_forward<S>(
+pub fn port_channels<S>(
     socket: WebSocketStream<S>,
     protocol: Protocol,
     ports: &[u16],

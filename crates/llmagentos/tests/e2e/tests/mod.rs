@@ -3,7 +3,7 @@
 mod apply;
 mod bad_input;
 mod deploy;
-mod disk;
+mod disruption;
 mod pods;
 mod program;
 mod restart;
@@ -24,6 +24,10 @@ pub const ALL: &[(&str, Test)] = &[
     ("deploy_rollout_status_undo_history", deploy::rollout),
     ("deploy_recreate_strategy", deploy::recreate),
     ("deploy_watch_prints_changes", deploy::watch),
+    (
+        "disruption_budget_holds_evictions_back",
+        disruption::budget_holds_evictions_back,
+    ),
     ("apply_client_side", apply::client_side),
     ("apply_server_side", apply::server_side),
     ("apply_explain", apply::explain),
