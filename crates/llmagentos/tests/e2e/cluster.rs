@@ -43,13 +43,13 @@ impl Cluster {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         Ok(Self {
             directory: tempfile::Builder::new()
-                .prefix("llma-e2e-")
+                .prefix(&directory_prefix())
                 .tempdir()
                 .context("make a directory")?,
             netns: new_network_namespace()?,
             cgroup_root: format!(
-                "/llmagentos-e2e-{}-{}",
-                std::process::id(),
+                "/{}{}",
+                cgroup_prefix(),
                 COUNT.fetch_add(1, Ordering::Relaxed)
             ),
         })
@@ -166,6 +166,16 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// What the names of all directories of this run begin with: other runs may go on beside it.
+pub fn directory_prefix() -> String {
+    format!("llma-e2e-{}-", std::process::id())
+}
+
+/// What the names of all cgroups of this run begin with.
+pub fn cgroup_prefix() -> String {
+    format!("llmagentos-e2e-{}-", std::process::id())
 }
 
 /// Runs a command that must succeed; answers its standard output.
