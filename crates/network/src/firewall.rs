@@ -221,7 +221,7 @@ pub fn open(firewall: &Found, bridge: &str) -> Result<bool, ToolError> {
             let there = run("ufw", &["show", "added"])?;
             let mut added = false;
             for rule in ufw_rules(bridge) {
-                if added_rules(&there).any(|line| line.starts_with(&rule)) {
+                if added_rules(&there).any(|line| is_rule(line, &rule)) {
                     continue;
                 }
                 let mut arguments: Vec<&str> = rule.split(' ').collect();
@@ -240,7 +240,16 @@ pub fn close(bridge: &str, dry_run: bool) -> Result<Vec<String>, NetworkError> {
     let chains =
         read::chains().map_err(|error| NetworkError::kernel("list nftables chains", error))?;
     let mut removed = Vec::new();
-    if managed(&chains).contains(&Found::Firewalld) && zone(bridge)?.as_deref() == Some(TRUSTED) {
+    let zone = if managed(&chains).contains(&Found::Firewalld) {
+        match zone(bridge) {
+            // Its rules may outlive it; what it was asked for does not.
+            Err(ToolError::Failed { output, .. }) if output.contains("not running") => None,
+            result => result?,
+        }
+    } else {
+        None
+    };
+    if zone.as_deref() == Some(TRUSTED) {
         if !dry_run {
             firewall_cmd(&[
                 &format!("--zone={TRUSTED}"),
@@ -251,17 +260,14 @@ pub fn close(bridge: &str, dry_run: bool) -> Result<Vec<String>, NetworkError> {
             "interface {bridge} from firewalld's zone {TRUSTED}"
         ));
     }
-    // ufw keeps its rules while it is not active, too.
-    let there = match run("ufw", &["show", "added"]) {
-        Ok(there) => there,
-        Err(ToolError::Run { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            return Ok(removed);
-        }
-        Err(error) => return Err(error.into()),
-    };
+    // ufw keeps its rules while it is not active, too; it is asked only if ours are among them.
+    if !ufw_keeps_ours() {
+        return Ok(removed);
+    }
+    let there = run("ufw", &["show", "added"])?;
     let ours = format!("comment '{UFW_COMMENT}'");
     for rule in ufw_rules(bridge) {
-        if !added_rules(&there).any(|line| line.starts_with(&rule) && line.ends_with(&ours)) {
+        if !added_rules(&there).any(|line| is_rule(line, &rule) && line.ends_with(&ours)) {
             continue;
         }
         if !dry_run {
@@ -293,6 +299,23 @@ fn added_rules(listing: &str) -> impl Iterator<Item = &str> {
     listing
         .lines()
         .filter_map(|line| line.trim().strip_prefix("ufw "))
+}
+
+/// Whether a line of the list is that rule, with whatever comment.
+fn is_rule(line: &str, rule: &str) -> bool {
+    line.strip_prefix(rule)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(" comment "))
+}
+
+/// Whether a rule with our comment, which is kept in hexadecimal, is in ufw's files.
+fn ufw_keeps_ours() -> bool {
+    let comment: String = UFW_COMMENT
+        .bytes()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    ["/etc/ufw/user.rules", "/lib/ufw/user.rules"]
+        .iter()
+        .any(|path| std::fs::read_to_string(path).is_ok_and(|text| text.contains(&comment)))
 }
 
 /// The zone that firewalld has the interface in.
@@ -401,5 +424,11 @@ mod tests {
             added_rules(listing).collect::<Vec<_>>(),
             ["allow 22/tcp", "route allow in on br0 comment 'x'"]
         );
+        let check = |line, expect| assert_eq!(is_rule(line, "allow in on br0"), expect, "{line}");
+        check("allow in on br0", true);
+        check("allow in on br0 comment 'x'", true);
+        check("allow in on br01", false);
+        check("allow in on br0 to any port 22", false);
+        check("route allow in on br0", false);
     }
 }

@@ -14,7 +14,7 @@ pub struct ResetConfig {
 
 /// Removes rules, links and settings, or only lists them. Answers what was (or would be) removed. Idempotent.
 pub fn reset(config: &ResetConfig, dry_run: bool) -> Result<Vec<String>, NetworkError> {
-    let mut removed = firewall::close(&config.bridge, dry_run)?;
+    let mut removed = Vec::new();
     let had_table = if dry_run {
         nft::table_exists(&config.table)?
     } else {
@@ -25,5 +25,7 @@ pub fn reset(config: &ResetConfig, dry_run: bool) -> Result<Vec<String>, Network
     }
     removed.extend(reset_links(&config.bridge, dry_run)?);
     removed.extend(sysctl::restore_forwarding(&config.state_dir, dry_run)?);
+    // Last: it is another program that may fail, and what is ours is gone by then.
+    removed.extend(firewall::close(&config.bridge, dry_run)?);
     Ok(removed)
 }

@@ -196,7 +196,7 @@ pub fn image_archives(cluster: &Cluster) -> anyhow::Result<()> {
             expect,
         )
     };
-    let up = format!("{}{}", "../".repeat(20), outside.display());
+    let up = format!("{}{}", "../".repeat(12), outside.display());
     let file = |name: &str| images::Member::File(name.to_owned());
     let link =
         |name: &str, target: &str| images::Member::Symlink(name.to_owned(), target.to_owned());
