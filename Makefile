@@ -4,10 +4,11 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 KUBECTL ?= kubectl
 JSON ?=
+DATA ?=
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help up down test ci lint deps-check build bench bench-store bench-runtime bench-api bench-cluster fuzz tools test-tools test-vm
+.PHONY: help up down test ci lint deps-check advisories build bench bench-store bench-runtime bench-api bench-cluster bench-scheduler bench-knapsack fuzz tools test-tools test-vm
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,7 +28,7 @@ test: test-tools ## install what the tests need, and run all of them
 test-vm: tools ## the runtime's tests on Debian's kernel with cgroup v2 alone, in a QEMU guest
 	@scripts/test-in-vm.sh
 
-ci: lint deps-check test ## everything that CI runs
+ci: lint deps-check advisories test ## everything that CI runs
 
 lint: tools ## rustfmt and clippy, warnings denied
 	cargo fmt --all --check
@@ -52,6 +53,12 @@ bench-api: tools ## durable pod creates through the API
 
 bench-cluster: tools ## start, restart, idle cost, pod start of a whole cluster
 	@scripts/bench.sh cluster $(JSON)
+
+bench-scheduler: tools ## decisions a second, by the workloads of kubernetes' scheduler_perf
+	@scripts/bench.sh scheduler $(JSON)
+
+bench-knapsack: tools ## the solver on DATA=FOLDER of public instances and on generated ones
+	@scripts/bench.sh knapsack "$(JSON)" "$(DATA)"
 
 fuzz: ## every fuzz target for SECONDS each; TARGETS="layer tar" runs only these
 	@scripts/install.sh build fuzz

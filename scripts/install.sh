@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, by name: `install.sh build` (compiler, linker, rust), `kubectl`,
-# `test` (the real parts that the tests run against), `vm` (a guest to test in). Finds everything in place in milliseconds.
+# `test` (the real parts that the tests run against), `vm` (a guest to test in), `fuzz`, `firewalls` (for
+# disposable machines). Finds everything in place in milliseconds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=scripts/as-root.sh
@@ -66,6 +67,16 @@ install_kubectl() {
 
 install_test() {
   apt_install iproute2 util-linux nftables busybox-static docker-registry skopeo runc crun etcd-server libseccomp-dev procps
+}
+
+install_fuzz() {
+  apt_install g++
+}
+
+# Real firewalls for `cargo test -p network --test firewalls`. Not part of `test`: on a machine of one's own their
+# packages would be enabled, and shut its ports at the next boot.
+install_firewalls() {
+  apt_install firewalld ufw iptables dbus-daemon
 }
 
 # For the guest of scripts/test-in-vm.sh.

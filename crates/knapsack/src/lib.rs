@@ -14,14 +14,18 @@
 //! and one for everything else ([`pack`], [`close`]). `docs/knapsack.md` has the model, the sources and the
 //! measurements. Deliberately absent: threads, and bounds sharper than the linear relaxation but for
 //! problems that branch and bound finishes.
+//!
+//! Two further problems have entrances of their own: the fewest knapsacks that hold everything ([`bins`]), and items
+//! that arrive one by one and are never moved ([`arrival`]).
 
+pub mod arrival;
 mod assign;
+pub mod bins;
 mod bound;
 pub mod check;
 mod close;
 mod construct;
 mod exact;
-
 mod linear;
 mod model;
 mod pack;

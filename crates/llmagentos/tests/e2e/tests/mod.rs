@@ -3,6 +3,7 @@
 mod apply;
 mod bad_input;
 mod deploy;
+mod disk;
 mod disruption;
 mod pods;
 mod program;
