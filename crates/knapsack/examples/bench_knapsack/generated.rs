@@ -4,8 +4,10 @@
 //! 10..=100; profits uniform in 10..=100 (uncorrelated), within 10 of the weight (weakly correlated),
 //! or the weight plus 10 (strongly correlated); capacities either similar, uniform in 0.4 to 0.6 of
 //! the total weight divided by the number of knapsacks, or dissimilar, each uniform in what the
-//! ones before it leave of half the total weight. Here every item and every knapsack has four
-//! dimensions, each drawn for itself; "the weight" that a profit follows is the mean of the four.
+//! ones before it leave of half the total weight. Here items have four dimensions, each drawn for itself;
+//! "the weight" that a profit follows is the mean of the four; and a knapsack has the drawn share of every
+//! dimension. A third kind, skewed, is similar with the share of each dimension drawn for itself, the
+//! last knapsack's too, so that no two knapsacks have the same proportions.
 //! The measure is the gap to the solver's own proven bound.
 
 use knapsack::{Item, Knapsack, Problem, Profit, Weight};
@@ -36,12 +38,11 @@ enum Correlation {
 pub fn run(context: &Context) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut all = Vec::new();
-    for similar in [true, false] {
-        let kind = if similar { "similar" } else { "dissimilar" };
+    for kind in ["similar", "dissimilar", "skewed"] {
         for correlation in [Correlation::None, Correlation::Weak, Correlation::Strong] {
             let mut of_row = Vec::new();
             for (n, m) in SIZES.into_iter().take(context.limit) {
-                let problem = generate(n, m, correlation, similar);
+                let problem = generate(n, m, correlation, kind);
                 let answer = context.solve(&problem, SECONDS);
                 let gap = answer.solution.gap() * 100.0;
                 if context.verbose {
@@ -75,7 +76,7 @@ pub fn run(context: &Context) -> Vec<Row> {
     rows
 }
 
-fn generate(n: usize, m: usize, correlation: Correlation, similar: bool) -> Problem {
+fn generate(n: usize, m: usize, correlation: Correlation, kind: &str) -> Problem {
     let mut stream = Stream(n as u64 * 31 + m as u64 * 7 + correlation as u64);
     let mut totals = [0i64; DIMENSIONS];
     let items: Vec<Item> = (0..n)
@@ -98,22 +99,26 @@ fn generate(n: usize, m: usize, correlation: Correlation, similar: bool) -> Prob
             }
         })
         .collect();
-    let mut capacities = vec![vec![0i64; DIMENSIONS]; m];
-    for (d, total) in totals.iter().enumerate() {
-        let mut left = total / 2;
-        for capacity in capacities.iter_mut().take(m - 1) {
-            let drawn = if similar {
-                let share = total / m as i64;
-                stream.range(share * 4 / 10, share * 6 / 10).min(left)
-            } else {
-                stream.range(0, left)
+    // Shares in millionths of the total weight.
+    let mut left = 500_000i64;
+    let capacities: Vec<Vec<i64>> = (0..m)
+        .map(|index| {
+            let mut around = || stream.range(400_000, 600_000) / m as i64;
+            let shares: Vec<i64> = match kind {
+                "skewed" => (0..DIMENSIONS).map(|_| around()).collect(),
+                // The book gives what is left to the last knapsack, so that the sum is half the weight.
+                _ if index + 1 == m => vec![left; DIMENSIONS],
+                "similar" => vec![around().min(left); DIMENSIONS],
+                _ => vec![stream.range(0, left); DIMENSIONS],
             };
-            capacity[d] = drawn;
-            left -= drawn;
-        }
-        // The book gives what is left to the last knapsack, so that the sum is half the weight.
-        capacities[m - 1][d] = left;
-    }
+            left -= shares[0];
+            shares
+                .iter()
+                .zip(totals)
+                .map(|(share, total)| (i128::from(total) * i128::from(*share) / 1_000_000) as i64)
+                .collect()
+        })
+        .collect();
     Problem {
         dimension_count: DIMENSIONS,
         knapsacks: capacities

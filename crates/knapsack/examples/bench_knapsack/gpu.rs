@@ -180,7 +180,7 @@ fn parts_of(nodes: &[Node]) -> i64 {
 
 fn draw(nodes: &[Node], pods: &[Request], seed: u64) -> Vec<Request> {
     let mut stream = Stream(seed);
-    let mut below = |count: usize| (stream.next() % count as u64) as usize;
+    let mut below = |count: usize| (stream.draw() % count as u64) as usize;
     let limit = parts_of(nodes) * ASKED_PERCENT / 100;
     let mut sequence = pods.to_vec();
     for last in (1..sequence.len()).rev() {
