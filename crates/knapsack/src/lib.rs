@@ -14,6 +14,9 @@
 //! and one for everything else ([`pack`], [`close`]). `docs/knapsack.md` has the model, the sources and the
 //! measurements. Deliberately absent: threads, and bounds sharper than the linear relaxation but for
 //! problems that branch and bound finishes.
+//!
+//! Beside it stand two problems of their own: the fewest equal knapsacks that hold everything ([`bins`]),
+//! and items that arrive one by one and are never moved ([`arrival`]); see `docs/knapsack-bins.md`.
 
 pub mod arrival;
 mod assign;
