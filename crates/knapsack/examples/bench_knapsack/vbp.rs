@@ -3,18 +3,15 @@
 //! An instance is `d`, the capacities, the number of lines, and a line an item: sizes and a count. The
 //! summaries (tab-separated) hold the known optimum (-1: unknown) and the best of the published
 //! heuristics, which is the peer. The archives are unpacked into a folder of this run's own.
-//! The budget counts this thread's time on the processor where the kernel tells it (a benchmark that
-//! shares its machine is not to be measured by what else runs there), else wall-clock time.
 //! Instances with negative sizes (some triplets) are refused by the solver, and count as missed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use knapsack::bins::{BinItem, BinOptions, BinPacking, BinProblem};
 
-use crate::Context;
 use crate::report::Row;
+use crate::{Clock, Context};
 
 const SECONDS: f64 = 1.0;
 /// A family, and what share of the instances with a known optimum is wanted.
@@ -111,9 +108,9 @@ fn of_family(context: &Context, family: &Family, known: bool) -> Vec<Row> {
         let (name, optimum, peer): (&str, i64, u64) =
             (line[0], line[2].parse().unwrap(), line[3].parse().unwrap());
         let problem = &problems[name];
-        let clock = Clock::start();
-        let budget = Duration::from_secs_f64(context.seconds.unwrap_or(SECONDS));
-        let stop = || clock.elapsed() >= budget;
+        let clock = Clock::start(context.cpu_time);
+        let budget = context.seconds.unwrap_or(SECONDS);
+        let stop = || clock.seconds() >= budget;
         let answer = knapsack::bins::solve(
             problem,
             &BinOptions {
@@ -122,7 +119,7 @@ fn of_family(context: &Context, family: &Family, known: bool) -> Vec<Row> {
                 stop: Some(&stop),
             },
         );
-        let taken = clock.elapsed().as_secs_f64();
+        let taken = clock.seconds();
         let class = name.split('_').next().unwrap();
         for tally in [class, "all"].map(String::from) {
             let tally = tallies.entry(tally).or_default();
@@ -213,33 +210,6 @@ fn of_family(context: &Context, family: &Family, known: bool) -> Vec<Row> {
         Vec::new(),
     ));
     rows
-}
-
-/// Time of this thread on the processor, or wall-clock time.
-struct Clock {
-    started: Instant,
-    on_processor: Option<Duration>,
-}
-
-impl Clock {
-    fn start() -> Clock {
-        Clock {
-            started: Instant::now(),
-            on_processor: on_processor(),
-        }
-    }
-
-    fn elapsed(&self) -> Duration {
-        match (self.on_processor, on_processor()) {
-            (Some(before), Some(now)) => now.saturating_sub(before),
-            _ => self.started.elapsed(),
-        }
-    }
-}
-
-fn on_processor() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }
 
 fn find(folder: &Path, files: &mut BTreeMap<String, PathBuf>) {
