@@ -16,6 +16,7 @@
 
 mod gap;
 mod generated;
+mod latency;
 mod openb;
 mod orlib;
 mod planted;
@@ -36,6 +37,10 @@ struct Set {
 
 /// Every set, in the order of the report.
 const SETS: &[Set] = &[
+    Set {
+        name: "latency",
+        run: latency::run,
+    },
     Set {
         name: "mknapcb",
         run: orlib::run,
