@@ -192,7 +192,7 @@ impl Search<'_> {
         let idle_max = if options.work_max == u64::MAX {
             u64::MAX
         } else {
-            20_000 + 50 * pairs
+            10_000 + 50 * pairs
         };
         let nodes_max =
             EXACT_OPERATIONS_MAX / ((model.knapsack_count * model.dimensions) as u64 + 8);

@@ -15,6 +15,8 @@ use crate::problem::{Problem, Profit, UNCONSTRAINED, Weight};
 const CLASSES_MAX: usize = 256;
 /// Pairs of items and classes up to which knapsacks of different proportions are told apart.
 const SHAPE_PAIRS_MAX: usize = 5_000;
+/// Knapsacks up to which their proportions are looked at.
+const SHAPED_KNAPSACKS_MAX: usize = 512;
 
 /// A profit that depends on the knapsack.
 const ASK: i64 = i64::MIN;
@@ -415,6 +417,9 @@ fn classes(problem: &Problem) -> (Vec<u32>, usize) {
     let alike = number(&marks);
     if alike.1 > CLASSES_MAX {
         return (vec![0; count], 1);
+    }
+    if problem.items.len() < 2 || count > SHAPED_KNAPSACKS_MAX {
+        return alike;
     }
     // Knapsacks of different proportions deserve different prices: as many classes as the work allows.
     let most = (SHAPE_PAIRS_MAX / problem.items.len().max(1)).clamp(1, CLASSES_MAX);

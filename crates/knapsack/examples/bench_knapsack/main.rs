@@ -17,6 +17,8 @@
 mod gap;
 mod generated;
 mod gpu;
+mod latency;
+
 mod openb;
 mod orlib;
 mod planted;
@@ -38,6 +40,10 @@ struct Set {
 
 /// Every set, in the order of the report.
 const SETS: &[Set] = &[
+    Set {
+        name: "latency",
+        run: latency::run,
+    },
     Set {
         name: "mknapcb",
         run: orlib::run,
