@@ -25,7 +25,8 @@ case "$1" in
   store) in_namespace "$(example store bench_store)" "${json[@]}" ;;
   runtime) in_namespace "$(example runtime container_start)" "${json[@]}" ;;
   scheduler) "$(example scheduler decision_time)" "${json[@]}" ;;
-  api) in_namespace "$(example apiserver bench_creates)" "${json[@]}" ;;
+  # One pool of memory, as `llmagentos server` gives itself.
+  api) in_namespace env MALLOC_ARENA_MAX=1 "$(example apiserver bench_creates)" "${json[@]}" ;;
   cluster)
     cargo build --release --locked --quiet -p llmagentos
     in_namespace "$(example llmagentos bench_cluster)" --program "$PWD/target/release/llmagentos" "${json[@]}"

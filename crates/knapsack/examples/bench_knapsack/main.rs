@@ -18,7 +18,6 @@ mod gap;
 mod generated;
 mod gpu;
 mod latency;
-
 mod openb;
 mod orlib;
 mod planted;
