@@ -63,8 +63,10 @@ fn pack<const W: usize>(
         lower_bound: bound::lower_bound(&instance),
     };
     for score in Score::ALL {
-        best.offer(greedy::pack(&instance, score, None));
-        if best.is_optimal() {
+        let bins = greedy::pack(&instance, score, None);
+        budget.spend((bins.len() * instance.types()) as u64 / 4);
+        best.offer(bins);
+        if best.is_optimal() || budget.exhausted() {
             break;
         }
     }
