@@ -22,6 +22,9 @@ use crate::state::State;
 const STEPS_MAX: u64 = 1_500;
 const OPERATIONS_MAX: u64 = 150_000_000;
 
+/// Steps of a bound that is asked for alone: some tens of milliseconds at most.
+const BOUND_WORK_MAX: u64 = 2_000_000;
+
 /// Prices, one a class and dimension, and what they prove.
 pub(crate) struct Prices {
     pub(crate) price: Vec<f64>,
@@ -31,7 +34,7 @@ pub(crate) struct Prices {
 /// A proven upper bound on the value of every solution of a problem that [`Problem::validate`] accepts.
 pub fn upper_bound(problem: &Problem) -> i64 {
     let model = Model::new(problem);
-    let mut work = Work::new(u64::MAX, None);
+    let mut work = Work::new(BOUND_WORK_MAX, None);
     prices(&model, 0, &mut work).bound
 }
 

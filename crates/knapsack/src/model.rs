@@ -171,8 +171,13 @@ impl<'a> Model<'a> {
         for (knapsack, class) in self.class_of.iter().enumerate() {
             roomiest[*class as usize].push(knapsack as u32);
         }
-        // Roomiest first, so that counting what fits ends early.
-        for members in &mut roomiest {
+        // Roomiest first, so that counting what fits ends early; worth it where there are many kinds to count.
+        let sorted = if self.kinds.len() > 32 {
+            &mut roomiest[..]
+        } else {
+            &mut []
+        };
+        for members in sorted {
             let share = |k: &u32| -> f64 {
                 let capacity = &self.problem.knapsacks[*k as usize].capacity;
                 let shares = capacity.iter().zip(&self.scale).map(|(c, s)| *c as f64 / s);
