@@ -12,6 +12,7 @@
 
 pub mod attendant;
 mod log;
+mod sandboxes;
 mod tasks;
 
 pub use log::rfc3339_nanos;
@@ -35,7 +36,8 @@ use super::protocol::{Answer, Envelope, Failure, FromZygote, Request};
 use super::{sys, wire};
 use attendant::{Attendant, NamespaceSet};
 use log::Stream;
-use tasks::{Sandbox, Task};
+use sandboxes::Sandbox;
+use tasks::Task;
 
 /// File names in the run directory.
 pub const SOCKET_NAME: &str = "zygote.sock";
