@@ -413,7 +413,12 @@ fn parse(text: &str) -> Result<(Quantity, bool), QuantityError> {
     if format == Format::BinarySi {
         const CAP: i128 = i64::MAX as i128;
         let capped = mantissa.checked_mul(1 << base_power).filter(|_| scale <= 0);
-        let whole_part = capped.map(|value| value / 10i128.pow(u32::try_from(-scale).unwrap_or(0)));
+        // A divisor that does not fit is larger than any number that does.
+        let whole_part = capped.map(|value| {
+            10i128
+                .checked_pow(u32::try_from(-scale).unwrap_or(0))
+                .map_or(0, |divisor| value / divisor)
+        });
         match (capped, whole_part) {
             (Some(value), Some(whole)) if whole < CAP || (whole == CAP && scale == 0) => {
                 mantissa = value
@@ -633,7 +638,7 @@ mod tests {
 
     #[test]
     fn sums_keep_the_first_notation() {
-        let sum = |a, b| {
+        let sum = |a: &str, b: &str| {
             Quantity::parse(a)
                 .unwrap()
                 .add(&Quantity::parse(b).unwrap())
@@ -644,6 +649,8 @@ mod tests {
         assert_eq!(sum("512Mi", "512Mi"), "1Gi");
         assert_eq!(sum("0", "1Mi"), "1Mi");
         assert_eq!(sum("8Ei", "8Ei"), "18446744073709551614");
+        let tiny = format!("0.{}1Ki", "0".repeat(130));
+        assert_eq!(sum(&tiny, "1"), "1000000001n");
         // Far apart: what is written reads back as the same.
         let far = sum("1e126", "0.1");
         assert_eq!(Quantity::parse(&far).unwrap().to_string(), far);
