@@ -443,3 +443,47 @@ async fn dropping_the_store_ends_watches() {
     drop(store);
     assert!(watcher.responses.recv().await.is_none());
 }
+
+/// An idle store moves what it holds in memory to tables, and everything is there as before.
+#[tokio::test]
+async fn an_idle_store_writes_its_memory_out() {
+    let (directory, store) = open();
+    let value = |index: u32| format!("{index}-{}", "x".repeat(4000));
+    for part in 0..10 {
+        let ops_of = (0..100)
+            .map(|index| put_op(&format!("key-{index}"), &value(part * 100 + index)))
+            .collect();
+        store.txn(ops(ops_of)).await.unwrap();
+    }
+    let tables = || -> usize {
+        let keyspaces = std::fs::read_dir(directory.path().join("db/keyspaces")).unwrap();
+        keyspaces
+            .filter_map(|keyspace| std::fs::read_dir(keyspace.unwrap().path().join("tables")).ok())
+            .map(Iterator::count)
+            .sum()
+    };
+    let before = tables();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Both the log and the values.
+    while tables() < before + 2 {
+        assert!(Instant::now() < deadline, "nothing was written out");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let check = async |store: &Embedded| {
+        let current = revision(store).await;
+        assert_eq!(current, 11);
+        for (revision, part) in [(current, 9), (4, 2)] {
+            let kvs = store.range(list_at("key-", revision)).await.unwrap().kvs;
+            assert_eq!(kvs.len(), 100);
+            for kv in kvs {
+                let index: u32 = std::str::from_utf8(&kv.key[4..]).unwrap().parse().unwrap();
+                assert_eq!(kv.value, value(part * 100 + index));
+            }
+        }
+    };
+    check(&store).await;
+    drop(store);
+    let store = Embedded::open(directory.path()).unwrap();
+    check(&store).await;
+    assert_eq!(put(&store, "key-0", "new").await, 12);
+}
