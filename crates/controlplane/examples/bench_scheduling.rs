@@ -1,0 +1,348 @@
+//! Create to bound: pods a second from their creation to a binding that is durable, through the API server,
+//! with hollow nodes (API objects only), workload by workload as kubernetes' scheduler_perf has them.
+//!
+//! `cargo run --release -p controlplane --example bench_scheduling [-- [--json FILE] [--scale PERCENT] [NAME…]]`
+//!
+//! API server, store (fsync on) and scheduler run in this process, as they do in the product; the pods are
+//! created by 64 clients at once. Rates are of windows of a second, as scheduler_perf samples them. There is
+//! no peer here: kube-scheduler's own figures come from its own benchmark.
+#![allow(clippy::unwrap_used, reason = "an example")]
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use apiserver::{Config, Identity, Server};
+use futures::StreamExt;
+use http::Request;
+use k8s_openapi::api::core::v1::{Namespace, Node, ServiceAccount};
+use kube::api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::core::{ApiResource, Object};
+use kube::{Api, Client};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+#[path = "../../scheduler/examples/workloads/mod.rs"]
+#[expect(
+    dead_code,
+    reason = "the benchmark of decisions alone needs more of a workload"
+)]
+mod workloads;
+
+use workloads::Workload;
+
+/// Run when no workload is named.
+const BY_DEFAULT: &[&str] = &[
+    "SchedulingBasic",
+    "SchedulingPodAntiAffinity",
+    "SchedulingPodAffinity",
+    "SchedulingPreferredPodAffinity",
+    "SchedulingPreferredPodAntiAffinity",
+    "SchedulingNodeAffinity",
+    "TopologySpreading",
+    "SchedulingRequiredPodAntiAffinityWithNSSelector",
+    "Unschedulable",
+];
+/// Workloads of this many nodes; the larger ones are about decisions alone.
+const NODES: usize = 5000;
+const CLIENTS: usize = 64;
+const WINDOW: Duration = Duration::from_secs(1);
+/// A workload whose pods stop being bound for so long has bound all that it can.
+const SETTLED_AFTER: Duration = Duration::from_secs(15);
+
+/// All that the counter reads of a pod.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeName {
+    #[serde(default)]
+    node_name: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+struct Nothing {}
+
+type PodHead = Object<NodeName, Nothing>;
+
+fn main() {
+    let mut json_path = None;
+    let mut scale = 100;
+    let mut names = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--json" => json_path = arguments.next(),
+            "--scale" => scale = arguments.next().unwrap().parse().unwrap(),
+            _ => names.push(argument),
+        }
+    }
+    let mut json_file = json_path.map(|path| {
+        std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(path)
+            .unwrap()
+    });
+    println!(
+        "{:<52} {:>7} {:>7} {:>8} {:>8} {:>9} {:>9} {:>9} {:>9}",
+        "workload", "nodes", "before", "measured", "bound", "mean/s", "p10/s", "median/s", "p90/s"
+    );
+    for workload in workloads::all() {
+        let wanted = match names.as_slice() {
+            [] => BY_DEFAULT.contains(&workload.name),
+            names => names.iter().any(|name| name == workload.name),
+        };
+        if !wanted || workload.nodes != NODES {
+            continue;
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let measured = runtime.block_on(run(&workload, scale));
+        runtime.shutdown_background();
+        println!(
+            "{:<52} {:>7} {:>7} {:>8} {:>8} {:>9.0} {:>9.0} {:>9.0} {:>9.0}",
+            workload.name,
+            measured.nodes,
+            measured.before,
+            measured.created,
+            measured.bound,
+            measured.mean,
+            measured.percentiles[0],
+            measured.percentiles[1],
+            measured.percentiles[2]
+        );
+        if let Some(file) = &mut json_file {
+            let line = json!({"name": format!("create to bound, {}, {} nodes", workload.name, measured.nodes), "unit": "pods/s",
+                "p10": measured.percentiles[0], "median": measured.percentiles[1], "p90": measured.percentiles[2],
+                "mean": measured.mean, "peer": null, "ratio": null});
+            writeln!(file, "{line}").unwrap();
+        }
+    }
+}
+
+struct Measured {
+    nodes: usize,
+    before: usize,
+    created: usize,
+    bound: usize,
+    mean: f64,
+    percentiles: [f64; 3],
+}
+
+async fn run(workload: &Workload, scale: usize) -> Measured {
+    let of = |count: usize| (count * scale).div_ceil(100);
+    let (nodes, before, created) = (
+        of(workload.nodes),
+        of(workload.before),
+        of(workload.measured),
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let store: Arc<dyn store::Store> =
+        Arc::new(store::Embedded::open(directory.path().join("store")).unwrap());
+    let config = Config {
+        bind_address: ([127, 0, 0, 1], 0).into(),
+        ..Config::new(directory.path().join("pki"))
+    };
+    let server = Server::start(config, store).await.unwrap();
+    let client = server.client(Identity::admin());
+    make_namespaces(&client).await;
+    make_nodes(&client, (0..nodes).map(workload.node).collect()).await;
+    let control_plane = controlplane::start(
+        client.clone(),
+        controlplane::Options {
+            controllers: false,
+            ..controlplane::Options::default()
+        },
+    );
+    let bound = count_bound(client.clone());
+    create(&client, (0..before).map(workload.first).collect()).await;
+    let (first, _) = follow(&bound, 0, before).await;
+
+    let bodies: Vec<Value> = (0..created).map(workload.then).collect();
+    let begun = Instant::now();
+    let creator = client.clone();
+    let creating = tokio::spawn(async move { create(&creator, bodies).await });
+    let (last, counts) = follow(&bound, first, first + created).await;
+    let elapsed = counts.last().map_or(begun.elapsed(), |(at, _)| *at - begun);
+    creating.await.unwrap();
+    let mut rates = rates(begun, first, &counts);
+    rates.sort_by(f64::total_cmp);
+    let at = |share: f64| {
+        let index = ((rates.len().max(1) - 1) as f64 * share).round() as usize;
+        rates.get(index).copied().unwrap_or(0.0)
+    };
+    let percentiles = [at(0.1), at(0.5), at(0.9)];
+    control_plane.stop().await;
+    server.shutdown().await;
+    Measured {
+        nodes,
+        before,
+        created,
+        bound: last - first,
+        mean: (last - first) as f64 / elapsed.as_secs_f64(),
+        percentiles,
+    }
+}
+
+/// Pods bound in each whole window from `begun` on; the last part of a window counts by its share if it is the only one.
+fn rates(begun: Instant, first: usize, counts: &[(Instant, usize)]) -> Vec<f64> {
+    let Some((end, last)) = counts.last() else {
+        return Vec::new();
+    };
+    let windows = ((*end - begun).as_secs_f64() / WINDOW.as_secs_f64()).floor() as usize;
+    if windows == 0 {
+        return vec![(last - first) as f64 / (*end - begun).as_secs_f64()];
+    }
+    let at = |moment: Instant| {
+        counts
+            .iter()
+            .take_while(|(when, _)| *when <= moment)
+            .last()
+            .map_or(first, |(_, count)| *count)
+    };
+    (0..windows)
+        .map(|window| {
+            let from = begun + WINDOW * window as u32;
+            (at(from + WINDOW) - at(from)) as f64 / WINDOW.as_secs_f64()
+        })
+        .collect()
+}
+
+/// Waits until `target` pods are bound, or none more was for a while; answers their count and how it grew.
+async fn follow(
+    bound: &watch::Receiver<usize>,
+    from: usize,
+    target: usize,
+) -> (usize, Vec<(Instant, usize)>) {
+    let mut bound = bound.clone();
+    let mut counts = Vec::new();
+    let mut count = from;
+    while count < target {
+        match tokio::time::timeout(SETTLED_AFTER, bound.changed()).await {
+            Ok(Ok(())) => {
+                count = *bound.borrow_and_update();
+                counts.push((Instant::now(), count));
+            }
+            _ => break,
+        }
+    }
+    (count, counts)
+}
+
+/// Counts, by a watch of its own, the pods that were ever bound.
+fn count_bound(client: Client) -> watch::Receiver<usize> {
+    let (sender, receiver) = watch::channel(0);
+    tokio::spawn(async move {
+        let kind = ApiResource {
+            group: String::new(),
+            version: "v1".into(),
+            api_version: "v1".into(),
+            kind: "Pod".into(),
+            plural: "pods".into(),
+        };
+        let api: Api<PodHead> = Api::all_with(client, &kind);
+        let mut from = "0".to_owned();
+        let mut seen = std::collections::HashSet::new();
+        loop {
+            let parameters = WatchParams::default().timeout(280);
+            let Ok(stream) = api.watch(&parameters, &from).await else {
+                continue;
+            };
+            let mut stream = std::pin::pin!(stream);
+            while let Some(Ok(event)) = stream.next().await {
+                let (WatchEvent::Added(pod) | WatchEvent::Modified(pod)) = event else {
+                    continue;
+                };
+                from = pod.metadata.resource_version.clone().unwrap();
+                if pod.spec.node_name.is_some() && seen.insert(pod.metadata.uid.unwrap()) {
+                    sender.send_modify(|count| *count += 1);
+                }
+            }
+        }
+    });
+    receiver
+}
+
+/// The namespaces of all workloads, each with its service account: its controller does not run here.
+async fn make_namespaces(client: &Client) {
+    let plain = ["sched-0", "sched-1"].map(|name| json!({"metadata": {"name": name}}));
+    let selected = (0..100).map(
+        |index| json!({"metadata": {"name": format!("init-ns-{index}"), "labels": {"team": "devops"}}}),
+    );
+    for namespace in plain.into_iter().chain(selected) {
+        let name = namespace["metadata"]["name"].as_str().unwrap().to_owned();
+        Api::<Namespace>::all(client.clone())
+            .create(
+                &PostParams::default(),
+                &serde_json::from_value(namespace).unwrap(),
+            )
+            .await
+            .unwrap();
+        // Without a token: scheduler_perf runs with the service account admission off.
+        let account =
+            json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false});
+        Api::<ServiceAccount>::namespaced(client.clone(), &name)
+            .create(
+                &PostParams::default(),
+                &serde_json::from_value(account).unwrap(),
+            )
+            .await
+            .unwrap();
+    }
+}
+
+async fn make_nodes(client: &Client, nodes: Vec<Value>) {
+    let api: Api<Node> = Api::all(client.clone());
+    futures::stream::iter(nodes)
+        .for_each_concurrent(CLIENTS, |mut node| {
+            let api = api.clone();
+            async move {
+                let mut status = node["status"].take();
+                status["allocatable"] = status["capacity"].clone();
+                status["conditions"] =
+                    json!([{"type": "Ready", "status": "True", "reason": "KubeletReady"}]);
+                let name = node["metadata"]["name"].as_str().unwrap().to_owned();
+                node.as_object_mut().unwrap().remove("status");
+                api.create(
+                    &PostParams::default(),
+                    &serde_json::from_value(node).unwrap(),
+                )
+                .await
+                .unwrap();
+                api.patch_status(
+                    &name,
+                    &PatchParams::default(),
+                    &Patch::Merge(json!({"status": status})),
+                )
+                .await
+                .unwrap();
+            }
+        })
+        .await;
+}
+
+async fn create(client: &Client, pods: Vec<Value>) {
+    let next = AtomicUsize::new(0);
+    let workers = (0..CLIENTS).map(|_| async {
+        loop {
+            let Some(pod) = pods.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                return;
+            };
+            let namespace = pod["metadata"]["namespace"].as_str().unwrap();
+            let mut pod = pod.clone();
+            pod["metadata"].as_object_mut().unwrap().remove("uid");
+            pod["apiVersion"] = "v1".into();
+            pod["kind"] = "Pod".into();
+            let request = Request::post(format!("/api/v1/namespaces/{namespace}/pods"))
+                .header("content-type", "application/json")
+                .body(serde_json::to_vec(&pod).unwrap().into())
+                .unwrap();
+            let response = client.send(request).await.unwrap();
+            assert!(response.status().is_success(), "{response:?}");
+        }
+    });
+    futures::future::join_all(workers).await;
+}
