@@ -54,7 +54,7 @@ bench-api: tools ## durable pod creates through the API
 bench-cluster: tools ## start, restart, idle cost, pod start of a whole cluster
 	@scripts/bench.sh cluster $(JSON)
 
-bench-scheduler: tools ## decisions a second, by the workloads of kubernetes' scheduler_perf
+bench-scheduler: tools ## decisions a second, and create to bound, by the workloads of scheduler_perf
 	@scripts/bench.sh scheduler $(JSON)
 
 bench-knapsack: tools ## the solver on DATA=FOLDER of public instances and on generated ones

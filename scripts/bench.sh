@@ -24,7 +24,10 @@ example() { # crate, example: the path of its release binary
 case "$1" in
   store) in_namespace "$(example store bench_store)" "${json[@]}" ;;
   runtime) in_namespace "$(example runtime container_start)" "${json[@]}" ;;
-  scheduler) "$(example scheduler decision_time)" "${json[@]}" ;;
+  scheduler)
+    "$(example scheduler decision_time)" "${json[@]}"
+    in_namespace env MALLOC_ARENA_MAX=1 "$(example controlplane bench_scheduling)" "${json[@]}"
+    ;;
   # One pool of memory, as `llmagentos server` gives itself.
   api) in_namespace env MALLOC_ARENA_MAX=1 "$(example apiserver bench_creates)" "${json[@]}" ;;
   cluster)

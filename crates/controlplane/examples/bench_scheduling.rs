@@ -17,6 +17,7 @@ use apiserver::{Config, Identity, Server};
 use futures::StreamExt;
 use http::Request;
 use k8s_openapi::api::core::v1::{Namespace, Node, ServiceAccount};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::core::{ApiResource, Object};
 use kube::{Api, Client};
@@ -43,10 +44,9 @@ const BY_DEFAULT: &[&str] = &[
     "SchedulingNodeAffinity",
     "TopologySpreading",
     "SchedulingRequiredPodAntiAffinityWithNSSelector",
-    "Unschedulable",
 ];
-/// Workloads of this many nodes; the larger ones are about decisions alone.
-const NODES: usize = 5000;
+/// Workloads of so many nodes; the larger ones are about decisions alone.
+const NODES: std::ops::RangeInclusive<usize> = 5000..=6000;
 const CLIENTS: usize = 64;
 const WINDOW: Duration = Duration::from_secs(1);
 /// A workload whose pods stop being bound for so long has bound all that it can.
@@ -93,7 +93,7 @@ fn main() {
             [] => BY_DEFAULT.contains(&workload.name),
             names => names.iter().any(|name| name == workload.name),
         };
-        if !wanted || workload.nodes != NODES {
+        if !wanted || !NODES.contains(&workload.nodes) {
             continue;
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -158,10 +158,10 @@ async fn run(workload: &Workload, scale: usize) -> Measured {
         },
     );
     let bound = count_bound(client.clone());
-    create(&client, (0..before).map(workload.first).collect()).await;
+    create(&client, bodies(&client, before, workload.first).await).await;
     let (first, _) = follow(&bound, 0, before).await;
 
-    let bodies: Vec<Value> = (0..created).map(workload.then).collect();
+    let bodies = bodies(&client, created, workload.then).await;
     let begun = Instant::now();
     let creator = client.clone();
     let creating = tokio::spawn(async move { create(&creator, bodies).await });
@@ -269,9 +269,11 @@ fn count_bound(client: Client) -> watch::Receiver<usize> {
 /// The namespaces of all workloads, each with its service account: its controller does not run here.
 async fn make_namespaces(client: &Client) {
     let plain = ["sched-0", "sched-1"].map(|name| json!({"metadata": {"name": name}}));
-    let selected = (0..100).map(
-        |index| json!({"metadata": {"name": format!("init-ns-{index}"), "labels": {"team": "devops"}}}),
-    );
+    let selected = ["init", "measure"].into_iter().flat_map(|kind| {
+        (0..100).map(move |index| {
+            json!({"metadata": {"name": format!("{kind}-ns-{index}"), "labels": {"team": "devops"}}})
+        })
+    });
     for namespace in plain.into_iter().chain(selected) {
         let name = namespace["metadata"]["name"].as_str().unwrap().to_owned();
         Api::<Namespace>::all(client.clone())
@@ -292,6 +294,37 @@ async fn make_namespaces(client: &Client) {
             .await
             .unwrap();
     }
+}
+
+/// The class of a priority; the API server takes no bare number.
+fn priority_class(priority: i64) -> String {
+    format!("priority-{priority}")
+}
+
+/// A workload's pod as a client creates it.
+async fn as_created(client: &Client, mut pod: Value) -> Value {
+    pod["apiVersion"] = "v1".into();
+    pod["kind"] = "Pod".into();
+    pod["metadata"].as_object_mut().unwrap().remove("uid");
+    let priority = pod["spec"].as_object_mut().unwrap().remove("priority");
+    if let Some(priority) = priority.and_then(|priority| priority.as_i64()) {
+        let name = priority_class(priority);
+        pod["spec"]["priorityClassName"] = name.clone().into();
+        let class = PriorityClass {
+            metadata: kube::core::ObjectMeta {
+                name: Some(name),
+                ..Default::default()
+            },
+            value: Some(i32::try_from(priority).unwrap()),
+            ..PriorityClass::default()
+        };
+        // There already, after the first pod.
+        Api::<PriorityClass>::all(client.clone())
+            .create(&PostParams::default(), &class)
+            .await
+            .ok();
+    }
+    pod
 }
 
 async fn make_nodes(client: &Client, nodes: Vec<Value>) {
@@ -324,24 +357,29 @@ async fn make_nodes(client: &Client, nodes: Vec<Value>) {
         .await;
 }
 
-async fn create(client: &Client, pods: Vec<Value>) {
+/// Namespace and encoded pod, made ahead so that only the server's work is measured.
+async fn bodies(client: &Client, count: usize, pod: fn(usize) -> Value) -> Vec<(String, Vec<u8>)> {
+    let mut bodies = Vec::with_capacity(count);
+    for index in 0..count {
+        let pod = as_created(client, pod(index)).await;
+        let namespace = pod["metadata"]["namespace"].as_str().unwrap().to_owned();
+        bodies.push((namespace, serde_json::to_vec(&pod).unwrap()));
+    }
+    bodies
+}
+
+async fn create(client: &Client, pods: Vec<(String, Vec<u8>)>) {
     let next = AtomicUsize::new(0);
     let workers = (0..CLIENTS).map(|_| async {
         loop {
-            let Some(pod) = pods.get(next.fetch_add(1, Ordering::Relaxed)) else {
+            let Some((namespace, body)) = pods.get(next.fetch_add(1, Ordering::Relaxed)) else {
                 return;
             };
-            let namespace = pod["metadata"]["namespace"].as_str().unwrap();
-            let mut pod = pod.clone();
-            pod["metadata"].as_object_mut().unwrap().remove("uid");
-            pod["apiVersion"] = "v1".into();
-            pod["kind"] = "Pod".into();
             let request = Request::post(format!("/api/v1/namespaces/{namespace}/pods"))
                 .header("content-type", "application/json")
-                .body(serde_json::to_vec(&pod).unwrap().into())
+                .body(body.clone())
                 .unwrap();
-            let response = client.send(request).await.unwrap();
-            assert!(response.status().is_success(), "{response:?}");
+            client.request_text(request).await.unwrap();
         }
     });
     futures::future::join_all(workers).await;
