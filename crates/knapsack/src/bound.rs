@@ -215,12 +215,7 @@ fn lagrangian(model: &Model, price: &[f64], gradient: &mut [f64]) -> f64 {
             if model.class_fit(kind, class) == 0 {
                 continue;
             }
-            let cost: f64 = model
-                .class_weight(kind, class)
-                .iter()
-                .zip(&price[class * dimensions..])
-                .map(|(w, y)| *w as f64 * y)
-                .sum();
+            let cost = model.class_cost(kind, class, price);
             let reduced = model.class_profit(kind, class) as f64 - cost;
             if reduced > 0.0 {
                 offers.push((reduced, class as u32));

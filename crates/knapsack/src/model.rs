@@ -135,6 +135,15 @@ impl<'a> Model<'a> {
         profit[if profit.len() == 1 { 0 } else { class }]
     }
 
+    /// What a copy of the kind takes of the class, at the prices of all classes' dimensions.
+    pub(crate) fn class_cost(&self, kind: usize, class: usize, price: &[f64]) -> f64 {
+        self.class_weight(kind, class)
+            .iter()
+            .zip(&price[class * self.dimensions..])
+            .map(|(weight, price)| *weight as f64 * price)
+            .sum()
+    }
+
     pub(crate) fn class_weight(&self, kind: usize, class: usize) -> &[i64] {
         let weight = &self.kinds[kind].weight;
         if weight.len() == self.dimensions {

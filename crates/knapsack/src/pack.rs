@@ -90,12 +90,7 @@ impl<'m> Packer<'m> {
                 if model.class_fit(kind, class) == 0 {
                     continue;
                 }
-                let cost: f64 = model
-                    .class_weight(kind, class)
-                    .iter()
-                    .zip(&price[class * dimensions..])
-                    .map(|(w, y)| *w as f64 * y)
-                    .sum();
+                let cost = model.class_cost(kind, class, &price);
                 let rest = model.class_profit(kind, class) as f64 - cost;
                 if rest > best.0 {
                     best = (rest, cost);
