@@ -27,11 +27,8 @@ pub fn run(args: &CompletionArgs) -> anyhow::Result<ExitCode> {
         SupportedShell::Zsh => Shell::Zsh,
         SupportedShell::Fish => Shell::Fish,
     };
-    clap_complete::generate(
-        shell,
-        &mut super::Cli::command(),
-        "llmagentos",
-        &mut std::io::stdout(),
-    );
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut super::Cli::command(), "llmagentos", &mut script);
+    super::output::write(format_args!("{}", String::from_utf8_lossy(&script)));
     Ok(ExitCode::SUCCESS)
 }

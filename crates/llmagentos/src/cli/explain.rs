@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::output::say;
 use super::status::Output;
 use crate::boot;
 
@@ -61,14 +62,14 @@ pub fn run(config_dir: &Path, args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     match args.output {
         Output::Text => {
             if let Some(node) = &explained.bound_to {
-                println!(
+                say!(
                     "pod {} is on node {node}; this is how it would be placed now:",
                     explanation.pod
                 );
             }
-            print!("{explanation}");
+            super::output::write(format_args!("{explanation}"));
         }
-        Output::Json => println!(
+        Output::Json => say!(
             "{}",
             json!({
                 "pod": explanation.pod,

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use runtime::image::{ArchiveSource, ImageStore, SingleBinaryImage, build_single_binary_image};
 use runtime::service::{ImageService, RegistryAuth};
 
+use super::output::say;
 use crate::boot;
 use crate::cli::status::Output;
 use crate::config::Config;
@@ -100,7 +101,7 @@ pub fn run(config_dir: &Path, args: ImageArgs) -> anyhow::Result<ExitCode> {
                     bail!("image {image} is not here; 'llmagentos image list' shows what is");
                 }
                 store.remove_image(&image)?;
-                println!("Removed {image}");
+                say!("Removed {image}");
             }
         }
         ImageVerb::Build {
@@ -123,7 +124,7 @@ fn load(store: &ImageStore, input: Option<PathBuf>, name: Option<&str>) -> anyho
         } else {
             image.references.join(", ")
         };
-        println!("Loaded {names}");
+        say!("Loaded {names}");
     }
     Ok(())
 }
@@ -136,10 +137,10 @@ fn list(store: &ImageStore, output: Output) -> anyhow::Result<()> {
                 .iter()
                 .map(|image| serde_json::json!({"id": image.id, "repoTags": image.repo_tags, "repoDigests": image.repo_digests, "sizeBytes": image.size_bytes}))
                 .collect();
-            println!("{}", serde_json::Value::Array(list));
+            say!("{}", serde_json::Value::Array(list));
         }
         Output::Text => {
-            println!("{:<60} {:<14} {:>10}", "NAME", "ID", "SIZE");
+            say!("{:<60} {:<14} {:>10}", "NAME", "ID", "SIZE");
             for image in images {
                 let short_id = image
                     .id
@@ -155,7 +156,7 @@ fn list(store: &ImageStore, output: Output) -> anyhow::Result<()> {
                 };
                 let first = names.first().map_or("<none>", String::as_str).to_owned();
                 for name in std::iter::once(first).chain(names.into_iter().skip(1)) {
-                    println!(
+                    say!(
                         "{name:<60} {short_id:<14} {:>7.1} MB",
                         image.size_bytes as f64 / 1e6
                     );
@@ -192,7 +193,7 @@ fn pull(
         eprintln!("warning: {warning}");
     }
     if !quiet {
-        println!(
+        say!(
             "Pulled {image} ({:.1} MB) as {}",
             result.size_bytes as f64 / 1e6,
             result.image_id

@@ -14,6 +14,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output::say;
 use crate::config::{ClusterArgs, Config};
 use crate::instance;
 
@@ -43,7 +44,7 @@ pub struct InitArgs {
 pub fn run(config_dir: &Path, args: InitArgs) -> anyhow::Result<ExitCode> {
     let config = Config::new(config_dir, args.cluster)?;
     if instance::is_running_and_stays(&config) {
-        println!("The cluster here is already running.");
+        say!("The cluster here is already running.");
         return report(&config, args.merge_kubeconfig, None);
     }
     preflight(&config)?;
@@ -261,21 +262,21 @@ fn log_hint(config: &Config) -> String {
 fn report(config: &Config, merge: bool, elapsed: Option<Duration>) -> anyhow::Result<ExitCode> {
     let kubeconfig = config.kubeconfig_path();
     if let Some(elapsed) = elapsed {
-        println!(
+        say!(
             "Node {} is Ready after {:.2} s.",
             config.node_name,
             elapsed.as_secs_f64()
         );
     }
     if let Some(url) = instance::read_status(config).and_then(|status| status.api_url) {
-        println!("API server:  {url}");
+        say!("API server:  {url}");
     }
-    println!("Kubeconfig:  {}", kubeconfig.display());
+    say!("Kubeconfig:  {}", kubeconfig.display());
     if merge {
         let target = super::kubeconfig::merge(config)?;
-        println!("Merged into: {}", target.display());
+        say!("Merged into: {}", target.display());
     } else {
-        println!(
+        say!(
             "\nUse it:\n  export KUBECONFIG={}\n  kubectl get nodes",
             kubeconfig.display()
         );

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::output::say;
 use crate::config::{Config, write_atomically};
 
 #[derive(Args, Debug)]
@@ -26,14 +27,14 @@ pub fn run(config_dir: &Path, args: &KubeconfigArgs) -> anyhow::Result<ExitCode>
     let config = Config::load(config_dir)?;
     let path = config.kubeconfig_path();
     if args.path {
-        println!("{}", path.display());
+        say!("{}", path.display());
     } else if args.merge {
-        println!(
+        say!(
             "Merged into {}; the current context is \"llmagentos\".",
             merge(&config)?.display()
         );
     } else {
-        print!("{}", read(&path)?);
+        super::output::write(format_args!("{}", read(&path)?));
     }
     Ok(ExitCode::SUCCESS)
 }

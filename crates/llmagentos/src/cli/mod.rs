@@ -7,6 +7,7 @@ mod explain;
 mod image;
 mod init;
 mod kubeconfig;
+mod output;
 mod reset;
 mod scheduler;
 mod server;

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
+use super::output::say;
 use crate::config::Config;
 use crate::{boot, instance};
 
@@ -26,7 +27,7 @@ pub fn run(config_dir: &Path, args: &ResetArgs) -> anyhow::Result<ExitCode> {
     let config = match Config::load(config_dir) {
         Ok(config) => config,
         Err(_) if !Config::path(config_dir).exists() => {
-            println!(
+            say!(
                 "There is no cluster here ({} does not exist); nothing to remove.",
                 Config::path(config_dir).display()
             );
@@ -67,8 +68,8 @@ pub fn run(config_dir: &Path, args: &ResetArgs) -> anyhow::Result<ExitCode> {
         );
     }
     match (args.dry_run, removal.count) {
-        (true, count) => println!("{count} things would be removed."),
-        (false, count) => println!("{count} things removed."),
+        (true, count) => say!("{count} things would be removed."),
+        (false, count) => say!("{count} things removed."),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -83,7 +84,7 @@ struct Removal {
 
 impl Removal {
     fn note(&mut self, what: &str) {
-        println!(
+        say!(
             "{} {what}",
             if self.dry_run {
                 "would remove"

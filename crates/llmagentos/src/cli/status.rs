@@ -13,6 +13,7 @@ use kube::api::ListParams;
 use network::firewall::Found;
 use serde_json::json;
 
+use super::output::say;
 use crate::config::Config;
 use crate::instance;
 
@@ -54,7 +55,7 @@ pub fn run(config_dir: &Path, args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let report = gather(&config)?;
     let ready = !report.nodes.is_empty() && report.nodes.iter().all(|node| node.ready);
     match args.output {
-        Output::Json => println!(
+        Output::Json => say!(
             "{}",
             json!({
                 "running": report.server_pid.is_some(),
@@ -153,39 +154,40 @@ async fn ask_api(config: &Config, report: &mut Report) -> anyhow::Result<()> {
 
 fn print_text(config: &Config, report: &Report) {
     let Some(pid) = report.server_pid else {
-        println!("Server:      not running ('llmagentos init' starts it)");
-        println!("Data:        {}", config.cluster.data_dir.display());
+        say!("Server:      not running ('llmagentos init' starts it)");
+        say!("Data:        {}", config.cluster.data_dir.display());
         return;
     };
-    println!("Server:      running (process {pid})");
+    say!("Server:      running (process {pid})");
     if let Some(phase) = report.phase.as_ref().filter(|_| report.nodes.is_empty()) {
-        println!("Phase:       {phase}");
+        say!("Phase:       {phase}");
     }
     if let Some(url) = &report.api_url {
-        println!("API server:  {url}");
+        say!("API server:  {url}");
     }
-    println!("Kubeconfig:  {}", config.kubeconfig_path().display());
-    println!("Data:        {}", config.cluster.data_dir.display());
-    println!(
+    say!("Kubeconfig:  {}", config.kubeconfig_path().display());
+    say!("Data:        {}", config.cluster.data_dir.display());
+    say!(
         "Memory:      {:.1} MB resident in all our processes",
         report.resident_bytes as f64 / 1e6
     );
     for node in &report.nodes {
-        println!(
+        say!(
             "Node:        {} {}",
             node.name,
             if node.ready { "Ready" } else { &node.reason }
         );
     }
-    println!(
+    say!(
         "Pods:        {} of {} running",
-        report.running_pod_count, report.pod_count
+        report.running_pod_count,
+        report.pod_count
     );
     for firewall in &report.firewalls {
-        println!("Firewall:    {firewall}");
+        say!("Firewall:    {firewall}");
     }
     if let Some(error) = &report.api_error {
-        println!("API error:   {error}");
+        say!("API error:   {error}");
     }
 }
 

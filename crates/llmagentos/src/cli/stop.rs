@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use rustix::process::Signal;
 
+use super::output::say;
 use crate::config::Config;
 use crate::{boot, instance};
 
@@ -30,18 +31,18 @@ pub struct StopArgs {
 pub fn run(config_dir: &Path, args: &StopArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(config_dir)?;
     match stop_server(&config)? {
-        true => println!("The server has stopped."),
-        false => println!("The server was not running."),
+        true => say!("The server has stopped."),
+        false => say!("The server was not running."),
     }
     if args.keep_containers {
         return Ok(ExitCode::SUCCESS);
     }
-    println!(
+    say!(
         "Ending the containers; those that do not heed SIGTERM are killed after {} s (--grace-period-seconds).",
         args.grace_period_seconds
     );
     let stopped = boot::stop_containers(&config, args.grace_period_seconds)?;
-    println!("{stopped} pods stopped. 'llmagentos init' starts the cluster again.");
+    say!("{stopped} pods stopped. 'llmagentos init' starts the cluster again.");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::output::say;
+
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  llmagentos version\n  llmagentos version --output json")]
 pub struct VersionArgs {
@@ -17,9 +19,9 @@ pub fn run(args: &VersionArgs) -> anyhow::Result<ExitCode> {
     let kubernetes = "v1.36.0";
     match args.output {
         super::status::Output::Text => {
-            println!("llmagentos {version} (Kubernetes API {kubernetes})")
+            say!("llmagentos {version} (Kubernetes API {kubernetes})")
         }
-        super::status::Output::Json => println!(
+        super::status::Output::Json => say!(
             "{}",
             serde_json::json!({"version": version, "kubernetesVersion": kubernetes, "architecture": std::env::consts::ARCH})
         ),

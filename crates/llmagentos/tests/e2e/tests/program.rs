@@ -33,6 +33,27 @@ pub fn status_version_completion_kubeconfig(cluster: &Cluster) -> anyhow::Result
             "kubeconfig",
         )?;
     }
+    // A reader that has seen enough, as `head -1`, and a disk that is full.
+    for verb in ["status", "completion", "kubeconfig", "version"] {
+        let arguments: &[&str] = if verb == "completion" {
+            &[verb, "bash"]
+        } else {
+            &[verb]
+        };
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let output = cluster.llmagentos(arguments).stdout(writer).output()?;
+        anyhow::ensure!(
+            output.status.success() && output.stderr.is_empty(),
+            "{verb} to a closed pipe: {output:?}"
+        );
+        let mut full = cluster.llmagentos(arguments);
+        full.stdout(std::fs::File::options().write(true).open("/dev/full")?);
+        contains(
+            &fail(full)?,
+            "error: write to standard output: No space left on device",
+        )?;
+    }
     let printed = succeed(cluster.llmagentos(&["kubeconfig"]))?;
     anyhow::ensure!(
         printed == std::fs::read_to_string(cluster.kubeconfig())?,
