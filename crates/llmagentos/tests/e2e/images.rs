@@ -71,11 +71,27 @@ pub fn write_archive_of(
     layer: &[u8],
     diff_id: Option<&str>,
 ) -> anyhow::Result<()> {
+    write_archive_running(path, names, layer, diff_id, &["sh"])
+}
+
+/// An archive of an image that serves a page on port 8080.
+pub fn write_server_archive(path: &Path, names: &[&str]) -> anyhow::Result<()> {
+    let serve = ["httpd", "-f", "-p", "8080", "-h", "/www"];
+    write_archive_running(path, names, &layer()?, None, &serve)
+}
+
+fn write_archive_running(
+    path: &Path,
+    names: &[&str],
+    layer: &[u8],
+    diff_id: Option<&str>,
+    command: &[&str],
+) -> anyhow::Result<()> {
     let diff_id = diff_id.map_or_else(|| digest(layer), str::to_owned);
     let config = serde_json::to_vec(&json!({
         "architecture": architecture(),
         "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"], "WorkingDir": "/"},
+        "config": {"Env": ["PATH=/bin"], "Cmd": command, "WorkingDir": "/"},
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
         "history": [],
     }))?;

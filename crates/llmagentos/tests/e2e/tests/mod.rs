@@ -7,6 +7,7 @@ mod disk;
 mod disruption;
 mod pods;
 mod program;
+mod registry;
 mod restart;
 mod services;
 mod streams;
@@ -55,6 +56,15 @@ pub const ALL: &[(&str, Test)] = &[
     ("pods_graceful_end", pods::graceful_end),
     ("pods_limits_and_oom", pods::limits_and_oom),
     ("pods_service_account", pods::service_account),
+    (
+        "registry_hello_world_through_mirrors",
+        registry::hello_world_through_mirrors,
+    ),
+    ("registry_private_image", registry::private_image),
+    (
+        "pods_get_what_the_machine_has",
+        pods::get_what_the_machine_has,
+    ),
     ("bad_input_status_errors", bad_input::status_errors),
     (
         "bad_input_images_and_commands",

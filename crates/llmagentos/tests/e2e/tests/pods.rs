@@ -1,6 +1,6 @@
 //! What a pod spec can ask of the node.
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use crate::cluster::{Cluster, eventually};
 use crate::images::BUSYBOX;
@@ -309,4 +309,41 @@ pub fn service_account(cluster: &Cluster) -> anyhow::Result<()> {
         "secrets is forbidden: User \"system:serviceaccount:accounts:default\" cannot list resource \"secrets\" in API group \"\" in the namespace \"accounts\"",
     )?;
     contains(&kubectl.run(&["create", "token", "default"])?, ".")
+}
+
+/// A capability that the machine does not give is left out, and the pod's events say so; nothing fails.
+pub fn get_what_the_machine_has(cluster: &Cluster) -> anyhow::Result<()> {
+    let kubectl = Kubectl::in_new_namespace(cluster, "clamped")?;
+    kubectl.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: all}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  - name: main\n    image: {BUSYBOX}\n    command: [sh, -c, \"grep CapPrm /proc/self/status; exec sleep 3600\"]\n    securityContext: {{privileged: true}}\n"
+    ))?;
+    kubectl.wait("pod/all", "condition=Ready")?;
+    let given = eventually("the container tells what it has", || {
+        let log = kubectl.run(&["logs", "all"])?;
+        let number = log.split_whitespace().nth(1).unwrap_or_default();
+        Ok(u64::from_str_radix(number, 16)?)
+    })?;
+    let last: u32 = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?
+        .trim()
+        .parse()?;
+    let all = u64::MAX >> (63 - last);
+    // The test's own permitted set is what there is here.
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let own = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapPrm:"))
+        .context("the kernel tells capabilities")?;
+    let own = u64::from_str_radix(own.trim(), 16)?;
+    anyhow::ensure!(given == own, "given {given:x}, there are {own:x}");
+    let warnings = || kubectl.run(&["get", "events", "--field-selector=reason=RuntimeWarning"]);
+    if own == all {
+        let events = warnings()?;
+        anyhow::ensure!(!events.contains("does not give"), "{events}");
+        return Ok(());
+    }
+    eventually("an event says what is missing", || {
+        let events = warnings()?;
+        contains(&events, "this machine does not give")?;
+        contains(&events, "the container runs without")
+    })
 }
