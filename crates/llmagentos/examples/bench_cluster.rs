@@ -21,8 +21,9 @@ const START_COUNT: usize = 10;
 const RESTART_COUNT: usize = 10;
 const POD_COUNT: usize = 50;
 const OBJECT_COUNT: usize = 10_000;
-/// Long enough to hold a lease renewal or three.
-const IDLE_SECONDS: u64 = 30;
+/// Each long enough to hold a lease renewal or two.
+const IDLE_WINDOW: Duration = Duration::from_secs(20);
+const IDLE_WINDOWS: usize = 3;
 const IMAGE: &str = "localhost/bench:1";
 
 fn main() -> anyhow::Result<()> {
@@ -46,8 +47,9 @@ fn main() -> anyhow::Result<()> {
     starts(&program, &mut report)?;
     let bench = Instance::new(&program)?;
     bench.init()?;
-    let measured = runtime.block_on(running(&bench, &mut report));
-    let measured = measured.and_then(|()| restarts(&bench, &mut report));
+    let measured = idle(&bench, "fresh cluster", &mut report)
+        .and_then(|()| runtime.block_on(running(&bench, &mut report)))
+        .and_then(|()| restarts(&bench, &mut report));
     bench.run(&["reset"])?;
     measured?;
     report.print(json_path.as_deref())
@@ -236,7 +238,7 @@ fn restarts(instance: &Instance, report: &mut Report) -> anyhow::Result<()> {
         instance.init()?;
     }
     report.add("restart with 10,000 objects to serving", "ms", samples);
-    idle(instance, report)
+    idle(instance, "10,000 objects", report)
 }
 
 /// Waits until the API answers a list of what is stored.
@@ -273,30 +275,23 @@ fn serving(instance: &Instance, child: &mut std::process::Child) -> anyhow::Resu
 }
 
 /// Resident memory and CPU time of all our processes while nothing happens.
-fn idle(instance: &Instance, report: &mut Report) -> anyhow::Result<()> {
-    // What the restart began should be over.
+fn idle(instance: &Instance, holding: &str, report: &mut Report) -> anyhow::Result<()> {
+    // What the start began should be over.
     std::thread::sleep(Duration::from_secs(5));
     let processes = instance.processes()?;
-    let ticks = |path: &PathBuf| -> anyhow::Result<u64> {
-        let stat = std::fs::read_to_string(path.join("stat"))?;
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-            .collect();
-        // utime and stime are fields 14 and 15 of proc(5), the command's end is field 2.
-        Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
-    };
-    let before: u64 = processes.iter().map(ticks).sum::<anyhow::Result<u64>>()?;
-    std::thread::sleep(Duration::from_secs(IDLE_SECONDS));
-    let after: u64 = processes.iter().map(ticks).sum::<anyhow::Result<u64>>()?;
-    // USER_HZ is 100 on every architecture that we run on (proc(5)).
-    let ticks_per_second = 100;
+    let mut shares = Vec::new();
+    let mut before = processor_time(&processes)?;
+    for _ in 0..IDLE_WINDOWS {
+        std::thread::sleep(IDLE_WINDOW);
+        let after = processor_time(&processes)?;
+        let spent = after.saturating_sub(before);
+        shares.push(spent.as_secs_f64() / IDLE_WINDOW.as_secs_f64() * 100.0);
+        before = after;
+    }
     report.add(
-        "CPU idle, all our processes",
+        &format!("CPU idle, {holding}, all our processes"),
         "% of a core",
-        vec![(after - before) as f64 / f64::from(ticks_per_second) / IDLE_SECONDS as f64 * 100.0],
+        shares,
     );
     let mut resident_kib = 0;
     for process in &processes {
@@ -313,11 +308,26 @@ fn idle(instance: &Instance, report: &mut Report) -> anyhow::Result<()> {
             .context("smaps_rollup has Rss")?;
     }
     report.add(
-        "memory idle with 10,000 objects, resident, all our processes",
+        &format!("memory idle, {holding}, resident, all our processes"),
         "MB",
         vec![resident_kib as f64 * 1024.0 / 1e6],
     );
     Ok(())
+}
+
+/// Of all their living threads, to the nanosecond: ticks of utime would round an idle process down to nothing.
+fn processor_time(processes: &[PathBuf]) -> anyhow::Result<Duration> {
+    let mut nanoseconds = 0;
+    for process in processes {
+        for thread in std::fs::read_dir(process.join("task"))? {
+            let schedstat = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+            let running = schedstat.split_whitespace().next();
+            nanoseconds += running
+                .and_then(|time| time.parse::<u64>().ok())
+                .context("schedstat begins with the time spent running")?;
+        }
+    }
+    Ok(Duration::from_nanos(nanoseconds))
 }
 
 #[derive(Default)]
@@ -336,12 +346,12 @@ impl Report {
 
     fn print(&self, json_path: Option<&str>) -> anyhow::Result<()> {
         println!(
-            "{:<62} {:<12} {:>9} {:>9} {:>9}",
+            "{:<66} {:<12} {:>9} {:>9} {:>9}",
             "name", "unit", "p10", "median", "p90"
         );
         let mut lines = String::new();
         for (name, unit, [p10, median, p90]) in &self.rows {
-            println!("{name:<62} {unit:<12} {p10:>9.2} {median:>9.2} {p90:>9.2}");
+            println!("{name:<66} {unit:<12} {p10:>9.2} {median:>9.2} {p90:>9.2}");
             let line = json!({"name": name, "unit": unit, "p10": p10, "median": median, "p90": p90, "peer": null, "ratio": null});
             lines.push_str(&format!("{line}\n"));
         }
