@@ -203,11 +203,13 @@ impl Feeds {
             };
         }
         let all = || watcher::Config::default().any_semantic();
+        // A list that may be old would hide what a scheduler that died just now has bound, and book its room again.
+        let most_recent = watcher::Config::default;
         let named = |name: &str| all().fields(&format!("metadata.name={name}"));
         let caches = Caches {
             namespaces: open!(self.namespaces, Api::all(client.clone()), all()),
-            nodes: open!(self.nodes, Api::all(client.clone()), all()),
-            pods: open!(self.pods, Api::all(client.clone()), all()),
+            nodes: open!(self.nodes, Api::all(client.clone()), most_recent()),
+            pods: open!(self.pods, Api::all(client.clone()), most_recent()),
             deployments: open!(self.deployments, Api::all(client.clone()), all()),
             replica_sets: open!(self.replica_sets, Api::all(client.clone()), all()),
             services: open!(self.services, Api::all(client.clone()), all()),

@@ -3,15 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apiserver::{Config, Identity, Server};
 use controlplane::{Handle, Options};
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -23,25 +21,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+mod harness;
+
+use harness::{ApiServer, eventually};
+
 struct Cluster {
     client: Client,
-    server: Option<Server>,
+    server: Option<ApiServer>,
     control_plane: Option<Handle>,
     kubelet: tokio::task::JoinHandle<()>,
-    _directory: tempfile::TempDir,
 }
 
 impl Cluster {
     async fn start() -> Cluster {
-        let directory = tempfile::tempdir().unwrap();
-        let store: Arc<dyn store::Store> =
-            Arc::new(store::Embedded::open(directory.path().join("store")).unwrap());
-        let config = Config {
-            bind_address: ([127, 0, 0, 1], 0).into(),
-            ..Config::new(directory.path().join("pki"))
-        };
-        let server = Server::start(config, store).await.unwrap();
-        let client = server.client(Identity::admin());
+        let server = ApiServer::start().await;
+        let client = server.client.clone();
         let control_plane = controlplane::start(client.clone(), options());
         let kubelet = tokio::spawn(kubelet(client.clone()));
         Cluster {
@@ -49,14 +43,13 @@ impl Cluster {
             server: Some(server),
             control_plane: Some(control_plane),
             kubelet,
-            _directory: directory,
         }
     }
 
     async fn stop(mut self) {
         self.kubelet.abort();
         self.control_plane.take().unwrap().stop().await;
-        self.server.take().unwrap().shutdown().await;
+        self.server.take().unwrap().stop().await;
     }
 
     fn api<K>(&self) -> Api<K>
@@ -94,35 +87,11 @@ impl Cluster {
     }
 
     async fn add_node(&self, name: &str, cpu: &str) {
-        let nodes: Api<Node> = Api::all(self.client.clone());
-        let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}});
-        nodes
-            .create(
-                &PostParams::default(),
-                &serde_json::from_value(node).unwrap(),
-            )
-            .await
-            .unwrap();
-        let resources =
-            json!({"cpu": cpu, "memory": "8Gi", "pods": "110", "ephemeral-storage": "50Gi"});
-        let status = json!({"status": {"capacity": resources, "allocatable": resources,
-            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status",
-                "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
-        nodes
-            .patch_status(name, &PatchParams::default(), &Patch::Strategic(&status))
-            .await
-            .unwrap();
+        harness::add_node_with_cpu(&self.client, name, cpu).await;
     }
 
     async fn add_namespace(&self) {
-        let namespace = json!({"metadata": {"name": "demo"}});
-        Api::<Namespace>::all(self.client.clone())
-            .create(
-                &PostParams::default(),
-                &serde_json::from_value(namespace).unwrap(),
-            )
-            .await
-            .unwrap();
+        harness::add_namespace(&self.client, json!({"metadata": {"name": "demo"}})).await;
         eventually("the default service account", async || {
             self.api::<ServiceAccount>()
                 .get_opt("default")
@@ -195,14 +164,6 @@ async fn kubelet(client: Client) {
                 .patch_status(name, &PatchParams::default(), &Patch::Strategic(&status))
                 .await;
         }
-    }
-}
-
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

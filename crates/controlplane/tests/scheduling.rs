@@ -2,35 +2,29 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use apiserver::{Config, Identity, Server};
 use controlplane::{Handle, Options, SchedulerMetrics, SchedulerOptions};
-use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
+mod harness;
+
+use harness::{ApiServer, eventually};
+
 struct Cluster {
     client: Client,
-    server: Server,
+    server: ApiServer,
     control_plane: Handle,
     metrics: Arc<SchedulerMetrics>,
-    _directory: tempfile::TempDir,
 }
 
 impl Cluster {
     async fn start(nodes: &[(&str, &str)]) -> Cluster {
-        let directory = tempfile::tempdir().unwrap();
-        let store: Arc<dyn store::Store> =
-            Arc::new(store::Embedded::open(directory.path().join("store")).unwrap());
-        let config = Config {
-            bind_address: ([127, 0, 0, 1], 0).into(),
-            ..Config::new(directory.path().join("pki"))
-        };
-        let server = Server::start(config, store).await.unwrap();
-        let client = server.client(Identity::admin());
+        let server = ApiServer::start().await;
+        let client = server.client.clone();
         let scheduler = SchedulerOptions {
             configuration: scheduler::Configuration::from_value(json!({
                 "apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration",
@@ -49,14 +43,8 @@ impl Cluster {
             server,
             control_plane,
             metrics,
-            _directory: directory,
         };
-        let namespaces = Api::<Namespace>::all(cluster.client.clone());
-        let namespace = serde_json::from_value(json!({"metadata": {"name": "demo"}})).unwrap();
-        namespaces
-            .create(&PostParams::default(), &namespace)
-            .await
-            .unwrap();
+        harness::add_namespace(&cluster.client, json!({"metadata": {"name": "demo"}})).await;
         for (name, cpu) in nodes {
             cluster.add_node(name, cpu).await;
         }
@@ -65,7 +53,7 @@ impl Cluster {
 
     async fn stop(self) {
         self.control_plane.stop().await;
-        self.server.shutdown().await;
+        self.server.stop().await;
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -73,24 +61,7 @@ impl Cluster {
     }
 
     async fn add_node(&self, name: &str, cpu: &str) {
-        let nodes: Api<Node> = Api::all(self.client.clone());
-        let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}});
-        nodes
-            .create(
-                &PostParams::default(),
-                &serde_json::from_value(node).unwrap(),
-            )
-            .await
-            .unwrap();
-        let resources =
-            json!({"cpu": cpu, "memory": "8Gi", "pods": "110", "ephemeral-storage": "50Gi"});
-        let status = json!({"status": {"capacity": resources, "allocatable": resources,
-            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status",
-                "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
-        nodes
-            .patch_status(name, &PatchParams::default(), &Patch::Strategic(&status))
-            .await
-            .unwrap();
+        harness::add_node_with_cpu(&self.client, name, cpu).await;
     }
 
     async fn add_priority(&self, name: &str, value: i32) {
@@ -141,14 +112,6 @@ impl Cluster {
         events.iter().any(|event| {
             event.reason.as_deref() == Some(reason) && event.message.as_deref().is_some_and(&of)
         })
-    }
-}
-
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -60,7 +60,8 @@ pub use profile::{
     DEFAULT_SCHEDULER, DefaultSpread, FitStrategy, Profile, ResourceWeight, Rule, Weights,
 };
 pub use resources::{
-    Amounts, EGRESS_BANDWIDTH, INGRESS_BANDWIDTH, NETWORK_BANDWIDTH, ResourceIndex, ResourceSpace,
+    Amounts, CPU, EGRESS, EGRESS_BANDWIDTH, INGRESS, INGRESS_BANDWIDTH, NETWORK_BANDWIDTH,
+    ResourceIndex, ResourceSpace,
 };
 pub use snapshot::{NodeState, PlacedPod, Snapshot, Uid};
 pub use storage::{ClaimKey, Storage, VolumeAction};

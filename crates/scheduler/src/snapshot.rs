@@ -169,6 +169,15 @@ impl Snapshot {
         &self.totals
     }
 
+    /// What pods take of all existing nodes together, reservations included. Looks at every node.
+    pub fn used_totals(&self) -> Amounts {
+        let mut used = Amounts::default();
+        for (_, node) in self.nodes() {
+            used.add(&node.used);
+        }
+        used
+    }
+
     pub fn node(&self, name: &str) -> Option<&NodeState> {
         self.index(name).map(|index| &self.nodes[index])
     }

@@ -17,14 +17,13 @@ use super::volumes;
 use crate::error;
 use crate::events::Recorder;
 
-/// After so long without an answer the pod itself is asked whether it was bound.
-const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(10);
 
 pub struct Binder {
     pub client: Client,
     pub recorder: Recorder,
     pub binds: Semaphore,
+    pub answer_within: Duration,
     pub reports: Semaphore,
 }
 
@@ -72,13 +71,13 @@ impl Binder {
             &parameters,
             binding,
         );
-        let failure = match tokio::time::timeout(ANSWER_WITHIN, post).await {
+        let failure = match tokio::time::timeout(self.answer_within, post).await {
             Ok(Ok(_)) => return self.done(&pending, &pod, node),
             Ok(Err(error)) if error::is_not_found(&error) => {
                 return Bound::Gone { uid: pending.uid };
             }
             Ok(Err(error)) => error::message(&error),
-            Err(_) => format!("no answer within {} seconds", ANSWER_WITHIN.as_secs()),
+            Err(_) => format!("no answer within {:?}", self.answer_within),
         };
         let mut wait = Duration::from_millis(100);
         loop {

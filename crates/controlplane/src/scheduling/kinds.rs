@@ -1,8 +1,10 @@
 //! Kinds that placement heeds and that the API server may not serve: budgets, volumes, pod groups.
 //!
 //! What is served is asked once ([`watch_served`]); only that is watched, and the rest costs nothing. An
-//! API server that cannot be reached is asked again with back-off.
+//! API server that cannot be reached is asked again with back-off, and for a custom resource, whose
+//! definition may come later, every minute.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -13,9 +15,11 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
+use kube::core::{NamespaceResourceScope, ObjectMeta};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
-use scheduler::{GroupApi, GroupKey, Snapshot};
+use scheduler::{GroupApi, GroupKey, GroupSpec, Snapshot};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -36,6 +40,50 @@ pub enum Observed {
     Capacity(Change<CSIStorageCapacity>),
     StatefulSet(Change<StatefulSet>),
     Group(Change<PodGroup>),
+    CustomGroup(Change<CustomPodGroup>),
+}
+
+/// A PodGroup of `scheduling.x-k8s.io/v1alpha1`, the custom resource of the coscheduling plugin: what placement reads of it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct CustomPodGroup {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: CustomPodGroupSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CustomPodGroupSpec {
+    min_member: Option<i32>,
+}
+
+impl Resource for CustomPodGroup {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "PodGroup".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "scheduling.x-k8s.io".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1alpha1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "podgroups".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
 }
 
 /// Whom a change may help.
@@ -82,6 +130,25 @@ impl Observed {
                 }
                 return Helps::Group(key);
             }
+            Observed::CustomGroup(change) => {
+                let key = GroupKey {
+                    api: GroupApi::Label,
+                    namespace: change.key.namespace.clone(),
+                    name: change.key.name.clone(),
+                };
+                match &change.after {
+                    Some(group) => {
+                        let min_count = group.spec.min_member.unwrap_or(1);
+                        let spec = GroupSpec {
+                            min_count: Some(usize::try_from(min_count).unwrap_or(0)),
+                            ..GroupSpec::default()
+                        };
+                        snapshot.groups_mut().observe_spec(key.clone(), spec);
+                    }
+                    None => snapshot.groups_mut().forget(&key),
+                }
+                return Helps::Group(key);
+            }
             volumes => {
                 volumes.apply_volumes(snapshot);
                 return Helps::Claimants;
@@ -117,7 +184,10 @@ impl Observed {
                 Some(capacity) => storage.observe_capacity(capacity),
                 None => storage.forget_capacity(&change.key.namespace, &change.key.name),
             },
-            Observed::Budget(_) | Observed::StatefulSet(_) | Observed::Group(_) => {}
+            Observed::Budget(_)
+            | Observed::StatefulSet(_)
+            | Observed::Group(_)
+            | Observed::CustomGroup(_) => {}
         }
     }
 }
@@ -128,32 +198,51 @@ pub fn watch_served(
     client: &Client,
     sender: &mpsc::UnboundedSender<Input>,
 ) {
-    watch(tasks, client, sender, Observed::Budget);
-    watch(tasks, client, sender, Observed::Claim);
-    watch(tasks, client, sender, Observed::Volume);
-    watch(tasks, client, sender, Observed::Class);
-    watch(tasks, client, sender, Observed::CsiNode);
-    watch(tasks, client, sender, Observed::CsiDriver);
-    watch(tasks, client, sender, Observed::Capacity);
-    watch(tasks, client, sender, Observed::StatefulSet);
-    watch(tasks, client, sender, Observed::Group);
+    watch(tasks, client, sender, Origin::BuiltIn, Observed::Budget);
+    watch(tasks, client, sender, Origin::BuiltIn, Observed::Claim);
+    watch(tasks, client, sender, Origin::BuiltIn, Observed::Volume);
+    watch(tasks, client, sender, Origin::BuiltIn, Observed::Class);
+    watch(tasks, client, sender, Origin::BuiltIn, Observed::CsiNode);
+    watch(tasks, client, sender, Origin::BuiltIn, Observed::CsiDriver);
+    watch(tasks, client, sender, Origin::BuiltIn, Observed::Capacity);
+    watch(
+        tasks,
+        client,
+        sender,
+        Origin::BuiltIn,
+        Observed::StatefulSet,
+    );
+    watch(tasks, client, sender, Origin::BuiltIn, Observed::Group);
+    watch(tasks, client, sender, Origin::Custom, Observed::CustomGroup);
+}
+
+/// A built-in kind is served from the start or never.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    BuiltIn,
+    Custom,
 }
 
 fn watch<K>(
     tasks: &mut JoinSet<()>,
     client: &Client,
     sender: &mpsc::UnboundedSender<Input>,
+    origin: Origin,
     observed: fn(Change<K>) -> Observed,
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let (client, sender) = (client.clone(), sender.clone());
     tasks.spawn(async move {
-        if !is_served::<K>(&client).await {
-            tracing::debug!(kind = %K::kind(&()), "not served, not watched");
-            return;
+        while !is_served::<K>(&client).await {
+            tracing::debug!(kind = %K::kind(&()), group = %K::group(&()), "not served, not watched");
+            if origin == Origin::BuiltIn {
+                return;
+            }
+            tokio::time::sleep(ASK_AGAIN_MAX).await;
         }
-        let config = watcher::Config::default().any_semantic();
+        // Most recent: what was bound a moment ago must not be taken for free.
+        let config = watcher::Config::default();
         let _watch = Informer::start(Api::<K>::all(client), config, move |change| {
             // A closed channel means that the loop has ended, and with it all interest in changes.
             let _ = sender.send(Input::Other(observed(change)));
@@ -190,6 +279,41 @@ async fn is_served<K: Resource<DynamicType = ()>>(client: &Client) -> bool {
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(ASK_AGAIN_MAX);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::Arc;
+
+    use client::informer::ObjectKey;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn custom_pod_groups_become_gangs_and_go() {
+        let key = GroupKey {
+            api: GroupApi::Label,
+            namespace: "ml".into(),
+            name: "ring".into(),
+        };
+        let change = |after: Option<serde_json::Value>| Change {
+            key: ObjectKey::new("ml", "ring"),
+            before: None,
+            after: after.map(|group| Arc::new(serde_json::from_value(group).unwrap())),
+        };
+        let metadata = json!({"name": "ring", "namespace": "ml"});
+        let full = json!({"metadata": metadata, "spec": {"minMember": 4, "scheduleTimeoutSeconds": 10, "minResources": {"cpu": "4"}}});
+        let bare = json!({"metadata": metadata});
+        let mut snapshot = Snapshot::new();
+        for (group, min_count) in [(Some(full), Some(4)), (Some(bare), Some(1)), (None, None)] {
+            Observed::CustomGroup(change(group)).apply(&mut snapshot);
+            let known = snapshot.groups_mut().spec(&key).cloned();
+            assert_eq!(known.and_then(|spec| spec.min_count), min_count);
         }
     }
 }

@@ -1,10 +1,11 @@
 //! What the loop counts, by kube-scheduler's names where they mean the same, in Prometheus' text form.
 
 use std::fmt::Write;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use scheduler::{Decision, Plan};
+use scheduler::{CPU, Decision, EGRESS, INGRESS, Plan, Snapshot};
 
 /// Upper bounds of the buckets of durations, in seconds (upstream: from 1 ms, doubled).
 const BUCKETS: [f64; 12] = [
@@ -26,6 +27,15 @@ pub struct SchedulerMetrics {
     parked: AtomicU64,
     value: AtomicI64,
     upper_bound: AtomicI64,
+    /// By resource, and for bandwidth by direction.
+    utilisation: Mutex<Vec<Utilisation>>,
+}
+
+#[derive(Debug)]
+struct Utilisation {
+    resource: String,
+    used: f64,
+    allocatable: f64,
 }
 
 impl SchedulerMetrics {
@@ -64,6 +74,26 @@ impl SchedulerMetrics {
         self.active.store(active as u64, Ordering::Relaxed);
         self.backoff.store(backoff as u64, Ordering::Relaxed);
         self.parked.store(parked as u64, Ordering::Relaxed);
+    }
+
+    /// Takes over what pods were given of the nodes' allocatable, resource by resource.
+    pub(super) fn set_utilisation(&self, snapshot: &Snapshot) {
+        let used = snapshot.used_totals();
+        let rows = snapshot.totals().iter().map(|(index, allocatable)| {
+            let direction = match index {
+                INGRESS => "-ingress",
+                EGRESS => "-egress",
+                _ => "",
+            };
+            // Cores, bytes, bits a second, counts.
+            let unit = if index == CPU { 1e-3 } else { 1.0 };
+            Utilisation {
+                resource: format!("{}{direction}", snapshot.space.name(index)),
+                used: used.amount(index) as f64 * unit,
+                allocatable: allocatable as f64 * unit,
+            }
+        });
+        *self.utilisation.lock().expect("nobody panics holding it") = rows.collect();
     }
 
     /// All numbers, for `/metrics`.
@@ -134,6 +164,47 @@ impl SchedulerMetrics {
             "Proven upper bound of the latest plan's value",
             &plain(self.upper_bound.load(Ordering::Relaxed) as f64),
         );
+        let (value, upper_bound) = (
+            self.value.load(Ordering::Relaxed),
+            self.upper_bound.load(Ordering::Relaxed),
+        );
+        family(
+            "llmagentos_scheduler_plan_gap_ratio",
+            "gauge",
+            "How far the latest plan's value may be from the best one's, as a share of the upper bound",
+            &plain(
+                Plan {
+                    value,
+                    upper_bound,
+                    ..Plan::default()
+                }
+                .gap(),
+            ),
+        );
+        let utilisation = self.utilisation.lock().expect("nobody panics holding it");
+        let by_resource = |number: fn(&Utilisation) -> f64| -> Vec<(String, f64)> {
+            let sample =
+                |row: &Utilisation| (format!("{{resource=\"{}\"}}", row.resource), number(row));
+            utilisation.iter().map(sample).collect()
+        };
+        family(
+            "llmagentos_scheduler_requested",
+            "gauge",
+            "What placed pods ask for on all nodes, in base units",
+            &by_resource(|row| row.used),
+        );
+        family(
+            "llmagentos_scheduler_allocatable",
+            "gauge",
+            "What all nodes offer, in base units",
+            &by_resource(|row| row.allocatable),
+        );
+        family(
+            "llmagentos_scheduler_utilisation_ratio",
+            "gauge",
+            "Requested as a share of allocatable",
+            &by_resource(|row| row.used / row.allocatable),
+        );
         let mut sum = 0;
         let mut samples: Vec<(String, f64)> = Vec::new();
         for (bound, bucket) in BUCKETS.iter().zip(&self.plan_buckets) {
@@ -155,6 +226,10 @@ impl SchedulerMetrics {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -167,11 +242,22 @@ mod tests {
         };
         metrics.observe_plan(&plan, Duration::from_micros(700));
         metrics.set_queue((1, 2, 3));
+        let mut snapshot = Snapshot::new();
+        let node = json!({"metadata": {"name": "a"}, "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"}}});
+        snapshot.observe_node(&serde_json::from_value(node).unwrap());
+        let pod = json!({"metadata": {"name": "p", "namespace": "default", "uid": "u"}, "spec": {"nodeName": "a",
+            "containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}}}]}});
+        snapshot.observe_pod(&serde_json::from_value(pod).unwrap());
+        metrics.set_utilisation(&snapshot);
         let text = metrics.render();
         for line in [
             "scheduler_pending_pods{queue=\"unschedulable\"} 3",
             "scheduler_schedule_attempts_total{result=\"scheduled\"} 0",
             "llmagentos_scheduler_plan_upper_bound 4",
+            "llmagentos_scheduler_plan_gap_ratio 0.25",
+            "llmagentos_scheduler_requested{resource=\"cpu\"} 1.5",
+            "llmagentos_scheduler_allocatable{resource=\"memory\"} 8589934592",
+            "llmagentos_scheduler_utilisation_ratio{resource=\"pods\"} 0.1",
             "scheduler_scheduling_algorithm_duration_seconds_bucket{le=\"0.0005\"} 0",
             "scheduler_scheduling_algorithm_duration_seconds_bucket{le=\"0.001\"} 1",
             "scheduler_scheduling_algorithm_duration_seconds_count 1",

@@ -39,6 +39,8 @@ pub struct SchedulerOptions {
     pub configuration: scheduler::Configuration,
     /// Longest search of one plan.
     pub plan_time_max: Duration,
+    /// After so long without an answer to a binding, the pod itself is asked whether it was bound.
+    pub bind_answer_within: Duration,
     /// Where the loop counts what it does.
     pub metrics: Arc<SchedulerMetrics>,
 }
@@ -48,6 +50,7 @@ impl Default for SchedulerOptions {
         SchedulerOptions {
             configuration: scheduler::Configuration::default(),
             plan_time_max: Duration::from_millis(500),
+            bind_answer_within: Duration::from_secs(15),
             metrics: Arc::default(),
         }
     }
@@ -121,14 +124,14 @@ impl Scheduling {
             if turn.queue.has_active() {
                 turn.run().await;
             }
-            turn.report_queue();
+            turn.report();
         }
     }
 
     /// Waits for something to do and takes in all there is.
     async fn gather(&mut self, turn: &mut Turn) {
         if !turn.queue.has_active() {
-            let due = turn.queue.next_due();
+            let due = turn.next_due();
             let input = match due {
                 Some(due) => tokio::time::timeout_at(due, self.inputs.recv())
                     .await

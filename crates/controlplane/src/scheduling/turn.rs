@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use scheduler::{Decision, Diagnosis, PendingPod, Plan, Policy, Snapshot};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::bind::{Binder, Bound};
@@ -22,10 +23,12 @@ const INLINE_WORK_MAX: usize = 200_000;
 /// How long the solver may look for a better plan where pods do not all fit.
 const SEARCH_BASE: std::time::Duration = std::time::Duration::from_millis(5);
 const SEARCH_PER_POD: std::time::Duration = std::time::Duration::from_micros(200);
+/// How old what is told of the cluster's utilisation may be: it is a sum over all nodes.
+const UTILISATION_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 /// Binds under way at once.
 const PARALLEL_BINDS: usize = 64;
 /// Status writes and evictions under way at once: apart from the binds, so that a crowd that waits does not hold up those that go.
-const PARALLEL_REPORTS: usize = 16;
+const PARALLEL_REPORTS: usize = 64;
 
 pub struct Turn {
     options: SchedulerOptions,
@@ -33,6 +36,9 @@ pub struct Turn {
     pub queue: Queue,
     binder: Arc<Binder>,
     sender: mpsc::UnboundedSender<Input>,
+    utilisation_due: Option<Instant>,
+    /// What is being carried out. It ends with this: who leads no longer must not go on binding.
+    tasks: JoinSet<()>,
 }
 
 impl Turn {
@@ -47,6 +53,7 @@ impl Turn {
                 client: context.client.clone(),
                 recorder: context.recorder.component("default-scheduler"),
                 binds: Semaphore::new(PARALLEL_BINDS),
+                answer_within: options.bind_answer_within,
                 reports: Semaphore::new(PARALLEL_REPORTS),
             }),
             options: options.clone(),
@@ -56,6 +63,8 @@ impl Turn {
                 max: std::time::Duration::from_secs(configuration.backoff_max_seconds),
             }),
             sender,
+            utilisation_due: None,
+            tasks: JoinSet::new(),
         }
     }
 
@@ -64,6 +73,7 @@ impl Turn {
     }
 
     pub(super) fn take_in(&mut self, input: Input) {
+        self.changed();
         match input {
             Input::Pod(change) => self.take_in_pod(&change),
             Input::Node(change) => match &change.after {
@@ -266,6 +276,7 @@ impl Turn {
             "plan"
         );
         scheduler::reserve(&mut self.snapshot, &plan);
+        self.changed();
         self.start(&plan);
         let mut messages: HashMap<*const Diagnosis, String> = HashMap::new();
         for (pending, decision) in &plan.decisions {
@@ -290,7 +301,7 @@ impl Turn {
                         .nominated_to(&pending.uid)
                         .map(ToString::to_string);
                     let binder = self.binder.clone();
-                    tokio::spawn(async move {
+                    self.tasks.spawn(async move {
                         binder
                             .report_unschedulable(&pod, message, nominated.as_deref())
                             .await;
@@ -318,7 +329,7 @@ impl Turn {
             };
             let volumes = volumes.get(&pending.uid).cloned().unwrap_or_default();
             let (binder, sender) = (self.binder.clone(), self.sender.clone());
-            tokio::spawn(async move {
+            self.tasks.spawn(async move {
                 let bound = binder.bind(pending, pod, &binding, &volumes).await;
                 let _ = sender.send(Input::Bound(bound));
             });
@@ -327,27 +338,49 @@ impl Turn {
 
     /// Asks the victims to leave; the pod's nomination is written first, so that a restart in between loses nothing.
     fn evict(
-        &self,
+        &mut self,
         pod: Arc<Pod>,
         node: &Arc<str>,
         victims: Vec<scheduler::Victim>,
         message: String,
     ) {
         let (binder, sender, node) = (self.binder.clone(), self.sender.clone(), node.clone());
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             binder
                 .report_unschedulable(&pod, message, Some(&node))
                 .await;
-            for victim in victims {
+            // All at once: the pod waits for the last of them.
+            let evictions = victims.into_iter().map(|victim| async {
                 if !binder.evict(&victim, &pod, &node).await {
                     let _ = sender.send(Input::Spared(victim.uid));
                 }
-            }
+            });
+            futures::future::join_all(evictions).await;
         });
     }
 
-    pub fn report_queue(&self) {
+    fn changed(&mut self) {
+        if self.utilisation_due.is_none() {
+            self.utilisation_due = Some(Instant::now() + UTILISATION_AGE_MAX);
+        }
+    }
+
+    /// When there is something to do even if nothing happens.
+    pub fn next_due(&self) -> Option<Instant> {
+        let due = [self.queue.next_due(), self.utilisation_due];
+        due.into_iter().flatten().min()
+    }
+
+    pub fn report(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
         self.options.metrics.set_queue(self.queue.counts());
+        if self
+            .utilisation_due
+            .is_some_and(|due| due <= Instant::now())
+        {
+            self.utilisation_due = None;
+            self.options.metrics.set_utilisation(&self.snapshot);
+        }
     }
 
     async fn plan(&mut self, pending: &[PendingPod]) -> Plan {
