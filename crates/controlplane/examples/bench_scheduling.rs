@@ -9,16 +9,14 @@
 #![allow(clippy::unwrap_used, reason = "an example")]
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use apiserver::{Config, Identity, Server};
 use futures::StreamExt;
 use http::Request;
-use k8s_openapi::api::core::v1::{Namespace, Node, ServiceAccount};
+use k8s_openapi::api::core::v1::{Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
-use kube::api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{DeleteParams, PostParams, WatchEvent, WatchParams};
 use kube::core::{ApiResource, Object};
 use kube::{Api, Client};
 use serde::{Deserialize, Serialize};
@@ -32,6 +30,10 @@ use tokio::sync::watch;
 )]
 mod workloads;
 
+#[path = "../tests/harness/mod.rs"]
+#[expect(dead_code, reason = "the tests' part of it")]
+mod harness;
+
 use workloads::Workload;
 
 /// Run when no workload is named.
@@ -44,9 +46,16 @@ const BY_DEFAULT: &[&str] = &[
     "SchedulingNodeAffinity",
     "TopologySpreading",
     "SchedulingRequiredPodAntiAffinityWithNSSelector",
+    "PreemptionBasic",
+    "Unschedulable",
+    "SchedulingWithMixedChurn",
+    "SchedulingWhileGated",
 ];
-/// Workloads of so many nodes; the larger ones are about decisions alone.
-const NODES: std::ops::RangeInclusive<usize> = 5000..=6000;
+/// Of the workloads that exist in several sizes, those of so many nodes; the others are about decisions alone.
+const NODES_MAX: usize = 6000;
+const NODES_OF_BASIC: usize = 5000;
+/// Pods that wait at a gate all the time, in the workload about them.
+const GATED: usize = 10_000;
 const CLIENTS: usize = 64;
 const WINDOW: Duration = Duration::from_secs(1);
 /// A workload whose pods stop being bound for so long has bound all that it can.
@@ -93,7 +102,9 @@ fn main() {
             [] => BY_DEFAULT.contains(&workload.name),
             names => names.iter().any(|name| name == workload.name),
         };
-        if !wanted || !NODES.contains(&workload.nodes) {
+        let is_for_decisions = workload.nodes > NODES_MAX
+            || workload.name == "SchedulingBasic" && workload.nodes != NODES_OF_BASIC;
+        if !wanted || is_for_decisions {
             continue;
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -123,6 +134,103 @@ fn main() {
     }
 }
 
+/// Waits at a gate.
+fn gated(index: usize) -> Value {
+    let mut pod = workloads::light(index, "sched-2");
+    pod["spec"]["schedulingGates"] = json!([{"name": "foo.bar/wait"}]);
+    pod
+}
+
+/// What goes on while pods are measured, at upstream's intervals.
+#[derive(Clone, Copy)]
+enum Meanwhile {
+    Nothing,
+    /// A pod of high priority that fits nowhere, five times a second.
+    Create,
+    /// A node without room, a pod that fits nowhere and a service, in turn; each replaces its forerunner.
+    Recreate,
+    /// The pods of before are deleted, 50 a second.
+    Delete,
+}
+
+impl Meanwhile {
+    fn of(workload: &str) -> Self {
+        match workload {
+            "Unschedulable" => Meanwhile::Create,
+            "SchedulingWithMixedChurn" => Meanwhile::Recreate,
+            "SchedulingWhileGated" => Meanwhile::Delete,
+            _ => Meanwhile::Nothing,
+        }
+    }
+
+    async fn disturb(self, client: Client, before: usize) {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), "sched-2");
+        let high = |index: usize| {
+            let client = client.clone();
+            async move {
+                let mut pod = as_created(&client, workloads::too_large(index)).await;
+                pod["metadata"]["namespace"] = "sched-2".into();
+                serde_json::from_value::<Pod>(pod).unwrap()
+            }
+        };
+        let every = match self {
+            Meanwhile::Nothing => return,
+            Meanwhile::Create => Duration::from_millis(200),
+            Meanwhile::Recreate => Duration::from_secs(1),
+            Meanwhile::Delete => Duration::from_millis(20),
+        };
+        let (parameters, gone) = (
+            PostParams::default(),
+            DeleteParams::default().grace_period(0),
+        );
+        let mut ticks = tokio::time::interval(every);
+        for index in 0.. {
+            ticks.tick().await;
+            match self {
+                Meanwhile::Nothing => return,
+                Meanwhile::Create => {
+                    pods.create(&parameters, &high(index).await).await.unwrap();
+                }
+                Meanwhile::Delete => {
+                    let old: Api<Pod> = Api::namespaced(client.clone(), "sched-0");
+                    if index == before {
+                        return;
+                    }
+                    old.delete(&format!("pod-sched-0-{index}"), &gone)
+                        .await
+                        .unwrap();
+                }
+                Meanwhile::Recreate => {
+                    let nodes: Api<Node> = Api::all(client.clone());
+                    let services: Api<Service> = Api::namespaced(client.clone(), "sched-2");
+                    let (pod, name) = (high(0).await, format!("churn-{}", index % 3));
+                    match index % 3 {
+                        0 => {
+                            nodes.delete(&name, &gone).await.ok();
+                            make_nodes(&client, vec![json!({"metadata": {"name": name}, "status": {"capacity": {"pods": "0"}}})]).await;
+                        }
+                        1 => {
+                            pods.delete(&pod.metadata.name.clone().unwrap(), &gone)
+                                .await
+                                .ok();
+                            pods.create(&parameters, &pod).await.unwrap();
+                        }
+                        _ => {
+                            services.delete(&name, &gone).await.ok();
+                            let service = json!({"metadata": {"name": name}, "spec": {"selector": {"app": "foo"},
+                                "ports": [{"protocol": "TCP", "port": 8080, "targetPort": 8080}]}});
+                            services
+                                .create(&parameters, &serde_json::from_value(service).unwrap())
+                                .await
+                                .unwrap();
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 struct Measured {
     nodes: usize,
     before: usize,
@@ -139,15 +247,8 @@ async fn run(workload: &Workload, scale: usize) -> Measured {
         of(workload.before),
         of(workload.measured),
     );
-    let directory = tempfile::tempdir().unwrap();
-    let store: Arc<dyn store::Store> =
-        Arc::new(store::Embedded::open(directory.path().join("store")).unwrap());
-    let config = Config {
-        bind_address: ([127, 0, 0, 1], 0).into(),
-        ..Config::new(directory.path().join("pki"))
-    };
-    let server = Server::start(config, store).await.unwrap();
-    let client = server.client(Identity::admin());
+    let server = harness::ApiServer::start().await;
+    let client = server.client.clone();
     make_namespaces(&client).await;
     make_nodes(&client, (0..nodes).map(workload.node).collect()).await;
     let control_plane = controlplane::start(
@@ -158,16 +259,27 @@ async fn run(workload: &Workload, scale: usize) -> Measured {
         },
     );
     let bound = count_bound(client.clone());
+    if workload.name == "SchedulingWhileGated" {
+        create(&client, bodies(&client, of(GATED), gated).await).await;
+    }
     create(&client, bodies(&client, before, workload.first).await).await;
     let (first, _) = follow(&bound, 0, before).await;
 
-    let bodies = bodies(&client, created, workload.then).await;
+    let meanwhile = Meanwhile::of(workload.name);
+    let then = match meanwhile {
+        // What fits nowhere comes in between here, and among the measured pods where decisions alone are measured.
+        Meanwhile::Create | Meanwhile::Recreate => workloads::plain_measured,
+        _ => workload.then,
+    };
+    let bodies = bodies(&client, created, then).await;
+    let disturbing = tokio::spawn(meanwhile.disturb(client.clone(), before));
     let begun = Instant::now();
     let creator = client.clone();
     let creating = tokio::spawn(async move { create(&creator, bodies).await });
     let (last, counts) = follow(&bound, first, first + created).await;
     let elapsed = counts.last().map_or(begun.elapsed(), |(at, _)| *at - begun);
     creating.await.unwrap();
+    disturbing.abort();
     let mut rates = rates(begun, first, &counts);
     rates.sort_by(f64::total_cmp);
     let at = |share: f64| {
@@ -176,7 +288,7 @@ async fn run(workload: &Workload, scale: usize) -> Measured {
     };
     let percentiles = [at(0.1), at(0.5), at(0.9)];
     control_plane.stop().await;
-    server.shutdown().await;
+    server.stop().await;
     Measured {
         nodes,
         before,
@@ -268,7 +380,7 @@ fn count_bound(client: Client) -> watch::Receiver<usize> {
 
 /// The namespaces of all workloads, each with its service account: its controller does not run here.
 async fn make_namespaces(client: &Client) {
-    let plain = ["sched-0", "sched-1"].map(|name| json!({"metadata": {"name": name}}));
+    let plain = ["sched-0", "sched-1", "sched-2"].map(|name| json!({"metadata": {"name": name}}));
     let selected = ["init", "measure"].into_iter().flat_map(|kind| {
         (0..100).map(move |index| {
             json!({"metadata": {"name": format!("{kind}-ns-{index}"), "labels": {"team": "devops"}}})
@@ -276,13 +388,7 @@ async fn make_namespaces(client: &Client) {
     });
     for namespace in plain.into_iter().chain(selected) {
         let name = namespace["metadata"]["name"].as_str().unwrap().to_owned();
-        Api::<Namespace>::all(client.clone())
-            .create(
-                &PostParams::default(),
-                &serde_json::from_value(namespace).unwrap(),
-            )
-            .await
-            .unwrap();
+        harness::add_namespace(client, namespace).await;
         // Without a token: scheduler_perf runs with the service account admission off.
         let account =
             json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false});
@@ -328,31 +434,14 @@ async fn as_created(client: &Client, mut pod: Value) -> Value {
 }
 
 async fn make_nodes(client: &Client, nodes: Vec<Value>) {
-    let api: Api<Node> = Api::all(client.clone());
     futures::stream::iter(nodes)
-        .for_each_concurrent(CLIENTS, |mut node| {
-            let api = api.clone();
-            async move {
-                let mut status = node["status"].take();
-                status["allocatable"] = status["capacity"].clone();
-                status["conditions"] =
-                    json!([{"type": "Ready", "status": "True", "reason": "KubeletReady"}]);
-                let name = node["metadata"]["name"].as_str().unwrap().to_owned();
-                node.as_object_mut().unwrap().remove("status");
-                api.create(
-                    &PostParams::default(),
-                    &serde_json::from_value(node).unwrap(),
-                )
-                .await
-                .unwrap();
-                api.patch_status(
-                    &name,
-                    &PatchParams::default(),
-                    &Patch::Merge(json!({"status": status})),
-                )
-                .await
-                .unwrap();
-            }
+        .for_each_concurrent(CLIENTS, |mut node| async move {
+            harness::add_node(
+                client,
+                node["metadata"].take(),
+                node["status"]["capacity"].take(),
+            )
+            .await;
         })
         .await;
 }

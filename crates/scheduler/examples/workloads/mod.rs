@@ -51,7 +51,7 @@ fn plain(index: usize) -> Value {
     pod(index, "sched-0", "100m")
 }
 
-fn plain_measured(index: usize) -> Value {
+pub fn plain_measured(index: usize) -> Value {
     pod(index, "sched-1", "100m")
 }
 
@@ -167,7 +167,9 @@ fn service(snapshot: &mut Snapshot) {
 }
 
 fn low(index: usize) -> Value {
-    pod(index, "sched-0", "900m")
+    let mut pod = pod(index, "sched-0", "900m");
+    pod["spec"]["terminationGracePeriodSeconds"] = 0.into();
+    pod
 }
 
 fn high(index: usize) -> Value {
@@ -177,7 +179,7 @@ fn high(index: usize) -> Value {
 }
 
 /// More important than all others, and fits nowhere.
-fn too_large(index: usize) -> Value {
+pub fn too_large(index: usize) -> Value {
     let mut pod = pod(index, "sched-1", "9");
     pod["spec"]["priority"] = 10.into();
     pod
@@ -205,6 +207,20 @@ fn of_many_sizes(index: usize) -> Value {
     let requests = json!({"cpu": format!("{}m", 20 + 20 * (index % 7)), "memory": format!("{}Mi", 64 + 64 * (index % 5))});
     pod["spec"]["containers"][0]["resources"]["requests"] = requests;
     pod
+}
+
+/// Asks for nothing.
+pub fn light(index: usize, namespace: &str) -> Value {
+    let mut pod = pod(index, namespace, "0");
+    pod["spec"]["containers"][0]["resources"] = Value::Null;
+    pod["spec"]["terminationGracePeriodSeconds"] = 0.into();
+    pod
+}
+
+/// The only node of its workload.
+fn roomy(_: usize) -> Value {
+    json!({"metadata": {"name": "scheduler-perf-node", "labels": {"kubernetes.io/hostname": "scheduler-perf-node"}},
+        "status": {"capacity": {"pods": "90000", "cpu": "4", "memory": "32Gi"}}})
 }
 
 fn nothing(_: &mut Snapshot) {}
@@ -363,7 +379,7 @@ pub fn all() -> Vec<Workload> {
             node,
             100,
             10_000,
-            too_large,
+            plain,
             mixed_with_too_large,
         ),
         Workload {
@@ -376,6 +392,18 @@ pub fn all() -> Vec<Workload> {
                 10_000,
                 plain,
                 mixed_with_too_large,
+            )
+        },
+        // The gated pods never come to a decision; the benchmark through the API server has them.
+        Workload {
+            nodes: 1,
+            ..with(
+                "SchedulingWhileGated",
+                roomy,
+                20_000,
+                20_000,
+                |index| light(index, "sched-0"),
+                |index| light(index, "sched-1"),
             )
         },
         // Not upstream's: more than fits, so that the solver is asked.
