@@ -190,7 +190,6 @@ impl ApiType for Deployment {
 
 impl ApiType for ReplicaSet {
     const NAMESPACED: bool = true;
-    const SELECTABLE: &'static [&'static str] = &["status.replicas"];
     const COLUMNS: &'static [Column] = &[
         NAME,
         column("Desired", "integer", "Number of desired pods."),
@@ -285,15 +284,6 @@ impl ApiType for ReplicaSet {
         template.map_or(Vec::new(), |template| {
             warnings::of_template(template, &path.child("template"))
         })
-    }
-
-    fn selectable_values(&self) -> Vec<String> {
-        vec![
-            self.status
-                .as_ref()
-                .map_or(0, |status| status.replicas)
-                .to_string(),
-        ]
     }
 
     fn cells(&self, now_seconds: i64) -> Vec<Value> {

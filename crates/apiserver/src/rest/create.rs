@@ -83,9 +83,16 @@ impl Rest<'_> {
             ));
         }
         let base = meta::prepare(object.metadata_mut());
-        strategy.prepare_create(&mut *object);
         strategy.default(&mut *object);
+        // What the server adds from here on is owned by nobody.
         let managed_fields = self.record_creation(&mut *object, writer)?;
+        strategy.prepare_create(&mut *object);
+        // A new status has defaults too.
+        strategy.default(&mut *object);
+        if managed_fields.is_some() {
+            // The place of the record in the encoding, which defaulting takes for an empty list like others.
+            object.metadata_mut().managed_fields = Some(Vec::new());
+        }
         let reservation = admission::admit_create(self, &mut *object).await?;
         for warning in strategy.warnings(&*object) {
             self.context.warn(warning);

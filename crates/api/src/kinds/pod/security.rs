@@ -9,7 +9,8 @@ use k8s_openapi::api::core::v1::{
 
 use super::containers::as_container;
 use crate::error::{
-    ErrorList, duplicate, forbidden, invalid, invalid_each, not_supported, required, too_long,
+    ErrorList, duplicate, forbidden, invalid, invalid_each, not_supported, print_go_struct,
+    required, too_long,
 };
 use crate::name;
 use crate::path::Path;
@@ -219,11 +220,16 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path<'_>, errors: &
             "must be set when seccomp type is Localhost",
         )),
         (true, Some(file)) => validate_local_descending_path(file, &file_path, errors),
-        (false, Some(_)) => errors.push(invalid(
-            &file_path,
-            profile,
-            "can only be set when seccomp type is Localhost",
-        )),
+        (false, Some(file)) => {
+            let mut error = invalid(
+                &file_path,
+                "",
+                "can only be set when seccomp type is Localhost",
+            );
+            error.bad_value =
+                print_go_struct(&[("Type", &profile.type_), ("LocalhostProfile", &file)]);
+            errors.push(error);
+        }
         (false, None) => {}
     }
 }
