@@ -84,7 +84,9 @@ impl ApiError {
             ("", _) => format!("{qualified} is forbidden: {message}"),
             _ => format!("{qualified} {name:?} is forbidden: {message}"),
         };
-        Self::new(StatusCode::FORBIDDEN, "Forbidden", text).about(group, resource, name)
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", text)
+            .about(group, resource, name)
+            .with_details()
     }
 
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
@@ -198,6 +200,15 @@ impl ApiError {
                 "the body of the request was in an unknown format - accepted media types include: {accepted}"
             ),
         )
+    }
+
+    pub fn unsupported_patch_type() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UnsupportedMediaType",
+            "415: Unsupported Media Type",
+        )
+        .with_details()
     }
 
     pub fn too_large(limit_bytes: usize) -> Self {

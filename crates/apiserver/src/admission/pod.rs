@@ -44,7 +44,7 @@ pub fn check_runtime_class(pod: &Pod) -> ApiResult<()> {
     let problem = if !class.is_empty() {
         format!("pod rejected: RuntimeClass {class:?} not found")
     } else if spec.overhead.as_ref().is_some_and(|own| !own.is_empty()) {
-        "pod rejected: Pod overhead set without corresponding RuntimeClass defined Overhead".into()
+        "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead".into()
     } else {
         return Ok(());
     };
@@ -69,7 +69,7 @@ mod tests {
             (
                 r#"{"containers":[],"overhead":{"cpu":"1"}}"#,
                 Some(
-                    "pods \"p\" is forbidden: pod rejected: Pod overhead set without corresponding RuntimeClass defined Overhead",
+                    "pods \"p\" is forbidden: pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
                 ),
             ),
         ] {

@@ -94,9 +94,6 @@ impl Rest<'_> {
             object.metadata_mut().managed_fields = Some(Vec::new());
         }
         let reservation = admission::admit_create(self, &mut *object).await?;
-        for warning in strategy.warnings(&*object) {
-            self.context.warn(warning);
-        }
 
         let mut tries = 0;
         loop {
@@ -104,12 +101,10 @@ impl Rest<'_> {
             let errors = strategy.validate_create(&*object);
             if !errors.is_empty() {
                 let name = object.metadata().name.clone().unwrap_or_default();
-                return Err(ApiError::invalid(
-                    &self.kind.group,
-                    &self.kind.kind,
-                    &name,
-                    &errors,
-                ));
+                return Err(self.invalid(&name, &errors));
+            }
+            for warning in strategy.warnings(&*object) {
+                self.context.warn(warning);
             }
             let stored = self
                 .store_new(&mut *object, managed_fields.as_deref(), options.dry_run)

@@ -198,6 +198,10 @@ impl Rest<'_> {
                 "invalid object type: {separator}{version}, Kind={kind}"
             )));
         }
+        let api_version = api_version(&self.kind.group, &self.kind.version);
+        if let Some(type_) = api::schema::table().kind(&api_version, &self.kind.kind) {
+            api::nulls::fill(&mut config, type_);
+        }
         match config["metadata"]["name"].as_str() {
             Some(name) if name != self.name => {
                 return Err(ApiError::bad_request(format!(

@@ -19,8 +19,6 @@ use crate::codec::object::api_version;
 use crate::codec::{essence, yaml_to_json};
 use crate::status::{ApiError, ApiResult};
 
-const MEDIA_TYPES: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
-
 /// What to do to an object.
 pub enum Patch {
     Json(Bytes),
@@ -49,7 +47,7 @@ impl Patch {
             MERGE_PATCH_TYPE => Ok(Self::Merge(json(&body)?)),
             STRATEGIC_MERGE_PATCH_TYPE => Ok(Self::Strategic(json(&body)?)),
             APPLY_PATCH_TYPE => Ok(Self::Apply(json(&yaml_to_json(&body)?)?)),
-            _ => Err(ApiError::unsupported_media_type(MEDIA_TYPES)),
+            _ => Err(ApiError::unsupported_patch_type()),
         }
     }
 

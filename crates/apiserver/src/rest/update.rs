@@ -170,12 +170,7 @@ impl Rest<'_> {
         let reservation = admission::admit_update(self, new, old, part).await?;
         let errors = strategy.validate_update(new, old, part);
         if !errors.is_empty() {
-            return Err(ApiError::invalid(
-                &self.kind.group,
-                &self.kind.kind,
-                self.name,
-                &errors,
-            ));
+            return Err(self.invalid(self.name, &errors));
         }
         for warning in strategy.warnings(new) {
             self.context.warn(warning);
