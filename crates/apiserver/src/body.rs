@@ -142,3 +142,27 @@ impl Body for ResponseBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use http_body_util::StreamBody;
+
+    #[tokio::test]
+    async fn a_body_that_nobody_reads_is_read_to_its_end() {
+        let (frames, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let stream = futures::stream::unfold(receiver, |mut receiver| async move {
+            let bytes = receiver.recv().await?;
+            Some((Ok::<_, std::io::Error>(Frame::data(bytes)), receiver))
+        });
+        drop(incoming_body(StreamBody::new(stream)));
+        // The channel holds one frame: these get through only if someone takes them.
+        let all = async {
+            for _ in 0..10 {
+                frames.send(Bytes::from_static(b"x")).await.unwrap();
+            }
+        };
+        tokio::time::timeout(DISCARD_TIMEOUT, all).await.unwrap();
+    }
+}

@@ -215,7 +215,7 @@ impl ApiError {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "RequestEntityTooLarge",
-            format!("Request entity is too large: limit is {limit_bytes}"),
+            format!("Request entity too large: limit is {limit_bytes}"),
         )
     }
 

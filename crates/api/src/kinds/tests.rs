@@ -292,7 +292,7 @@ fn pods_that_are_refused() {
             json!({"securityContext": {"privileged": true, "allowPrivilegeEscalation": false}}),
         ),
         &[
-            "spec.containers[0].securityContext: Invalid value: {\"allowPrivilegeEscalation\":false,\"privileged\":true}: cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+            "spec.containers[0].securityContext: Invalid value: {\"Capabilities\":null,\"Privileged\":true,\"SELinuxOptions\":null,\"WindowsOptions\":null,\"RunAsUser\":null,\"RunAsGroup\":null,\"RunAsNonRoot\":null,\"ReadOnlyRootFilesystem\":null,\"AllowPrivilegeEscalation\":false,\"ProcMount\":null,\"SeccompProfile\":null,\"AppArmorProfile\":null}: cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
         ],
     );
     check(
@@ -728,7 +728,7 @@ fn data_of_config_maps_and_secrets() {
         errors_of(config(
             json!({"data": {"a": "x".repeat(1 << 20), "b": "x"}})
         )),
-        [": Too long: may not be more than 1048576 bytes",]
+        ["[]: Too long: may not be more than 1048576 bytes",]
     );
     let sealed = config(json!({"data": {"a": "b"}, "immutable": true}));
     assert_eq!(

@@ -24,7 +24,14 @@ pub async fn create(rest: &Rest<'_>, body: &[u8]) -> ApiResponse {
             "TokenRequest in version \"v1\" cannot be handled as a TokenRequest: {error}"
         ))
     })?;
-    let account = rest.current().await?;
+    let account = match rest.current().await {
+        Err(error) if error.is_not_found() => {
+            // Of a namespace that is not there, that is said.
+            crate::admission::namespace::check_create(rest).await?;
+            return Err(error);
+        }
+        account => account?,
+    };
     let spec = request.spec.get_or_insert_default();
     let audiences = spec
         .audiences
