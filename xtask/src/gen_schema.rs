@@ -24,6 +24,8 @@ struct Package {
     /// Values of string constants by name, and by the type that they are declared with.
     constants: BTreeMap<String, String>,
     enum_values: BTreeMap<String, BTreeSet<String>>,
+    /// Names of constants, perhaps of other packages, that are values of a type by conversion.
+    enum_references: BTreeMap<String, BTreeSet<String>>,
 }
 
 enum GoType {
@@ -186,6 +188,7 @@ fn read_package(
         types: BTreeMap::new(),
         constants: BTreeMap::new(),
         enum_values: BTreeMap::new(),
+        enum_references: BTreeMap::new(),
     };
     let mut sources: Vec<PathBuf> = fs::read_dir(directory)?
         .map(|entry| entry.map(|entry| entry.path()))
@@ -290,6 +293,15 @@ fn read_source(
                         .or_default()
                         .insert(value);
                 }
+            } else if let (Some(type_name), Some((_, constant))) =
+                (converted, value.split_once('.'))
+            {
+                // `Type(v1.Constant)`: which package `v1` is does not matter, such names are unique.
+                package
+                    .enum_references
+                    .entry(type_name.to_owned())
+                    .or_default()
+                    .insert(constant.to_owned());
             }
         }
         if line.trim().is_empty() || !line.starts_with("type ") {
@@ -503,13 +515,14 @@ fn resolve(
         }) => {
             let mut resolved = resolve(underlying, owner, packages, import_tables, *imports)?;
             if markers.iter().any(|marker| marker == "enum") {
-                resolved.enum_values = owner
-                    .enum_values
-                    .get(name)
-                    .into_iter()
-                    .flatten()
-                    .cloned()
-                    .collect();
+                let mut values = owner.enum_values.get(name).cloned().unwrap_or_default();
+                let referred = owner.enum_references.get(name).into_iter().flatten();
+                values.extend(referred.filter_map(|constant| {
+                    packages
+                        .iter()
+                        .find_map(|package| package.constants.get(constant).cloned())
+                }));
+                resolved.enum_values = values.into_iter().collect();
             }
             resolved.markers.extend(markers.iter().cloned());
             Ok(resolved)

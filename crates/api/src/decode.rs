@@ -67,12 +67,59 @@ fn problems_of<K: DeserializeOwned>(json: &[u8]) -> Vec<FieldProblem> {
 /// Why a body does not decode: bad JSON, or a field of the wrong type in Go's words.
 fn explain<K: DeserializeOwned>(json: &[u8], cause: &serde_json::Error) -> DecodeError {
     if let Err(syntax) = serde_json::from_slice::<IgnoredAny>(json) {
-        return DecodeError::Syntax(syntax.to_string());
+        return DecodeError::Syntax(syntax_error(json, &syntax));
     }
     let state = RefCell::new(State::slow());
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let _ = K::deserialize(Watch::new(&mut deserializer, &state));
     DecodeError::Type(state.into_inner().type_error(&cause.to_string()))
+}
+
+/// Bad JSON in the words of Go's decoder, which clients know.
+pub fn syntax_error(json: &[u8], error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if error.is_eof() {
+        return "unexpected end of JSON input".into();
+    }
+    let context = [
+        ("expected value", "looking for beginning of value"),
+        ("expected ident", "in literal"),
+        (
+            "key must be a string",
+            "looking for beginning of object key string",
+        ),
+        ("trailing comma", "looking for beginning of value"),
+        ("expected `:`", "after object key"),
+        ("expected `,` or `}`", "after object key:value pair"),
+        ("expected `,` or `]`", "after array element"),
+        ("trailing characters", "after top-level value"),
+    ]
+    .into_iter()
+    .find(|(own, _)| text.starts_with(own));
+    let line = json
+        .split(|byte| *byte == b'\n')
+        .nth(error.line().saturating_sub(1));
+    let found = line
+        .and_then(|line| line.get(error.column().checked_sub(1)?..))
+        .and_then(|rest| String::from_utf8_lossy(rest).chars().next());
+    match (context, found) {
+        (Some((_, context)), Some(character)) => {
+            format!("invalid character {character:?} {context}")
+        }
+        _ => text,
+    }
+}
+
+/// What Go's decoder calls a JSON value.
+pub fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
 }
 
 #[cfg(test)]
@@ -163,9 +210,36 @@ mod tests {
             "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
         );
         check(
+            r#"{"spec":{"replicas":3.5}}"#,
+            "json: cannot unmarshal number 3.5 into Go struct field DeploymentSpec.spec.replicas of type int32",
+        );
+        check(
             r#"{"spec":[]}"#,
             "json: cannot unmarshal array into Go struct field Deployment.spec of type v1.DeploymentSpec",
         );
+    }
+
+    #[test]
+    fn syntax_errors_read_as_gos() {
+        for (json, expect) in [
+            ("", "unexpected end of JSON input"),
+            ("{\"a\":", "unexpected end of JSON input"),
+            ("x", "invalid character 'x' looking for beginning of value"),
+            (
+                "{a:1}",
+                "invalid character 'a' looking for beginning of object key string",
+            ),
+            ("{\"a\" 1}", "invalid character '1' after object key"),
+            (
+                "{\"a\":1 \"b\"}",
+                "invalid character '\"' after object key:value pair",
+            ),
+            ("[1 2]", "invalid character '2' after array element"),
+            ("{}\n x", "invalid character 'x' after top-level value"),
+        ] {
+            let error = serde_json::from_str::<Value>(json).unwrap_err();
+            assert_eq!(syntax_error(json.as_bytes(), &error), expect, "{json}");
+        }
     }
 
     #[test]

@@ -141,6 +141,55 @@ pub fn print_value<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|cause| format!("<unprintable: {cause}>"))
 }
 
+/// A struct as upstream prints one of its internal types, which have no JSON names: fields by their Go names, in Go's
+/// order.
+pub fn print_go_struct(fields: &[(&str, &dyn erased::Print)]) -> String {
+    let fields: Vec<String> = fields
+        .iter()
+        .map(|(name, value)| format!("{name:?}:{}", value.print()))
+        .collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+mod erased {
+    /// What [`super::print_value`] prints, behind a pointer.
+    pub trait Print {
+        fn print(&self) -> String;
+    }
+
+    impl<T: serde::Serialize> Print for T {
+        fn print(&self) -> String {
+            super::print_value(self)
+        }
+    }
+}
+
+/// Text as Go's `%q` prints it.
+pub fn go_quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => out.extend(['\\', character]),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            character if u32::from(character) < 0x20 || u32::from(character) == 0x7f => {
+                out.push_str(&format!("\\x{:02x}", u32::from(character)));
+            }
+            character if character.is_control() => {
+                out.push_str(&format!("\\u{:04x}", u32::from(character)));
+            }
+            character => out.push(character),
+        }
+    }
+    out.push('"');
+    out
+}
+
 pub fn invalid<T: Serialize + ?Sized>(
     path: &Path<'_>,
     value: &T,
@@ -304,6 +353,17 @@ mod tests {
             "x: Too many: 3: must have at most 1 item",
         );
         check(forbidden(&root("x"), "no"), "x: Forbidden: no");
+    }
+
+    #[test]
+    fn text_is_quoted_as_by_go() {
+        for (text, expect) in [
+            ("a\"b\\", r#""a\"b\\""#),
+            ("a\0\n\t\u{7}é", r#""a\x00\n\t\aé""#),
+            ("\u{85}", r#""\u0085""#),
+        ] {
+            assert_eq!(go_quoted(text), expect);
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Kind {
     /// The server's storage is shared by all versions (or groups: Event) with the same prefix, for example `pods`, `events`.
     pub storage_prefix: Cow<'static, str>,
     pub strategy: Arc<dyn Strategy>,
+    /// What every request on the kind is warned of.
+    pub deprecation: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

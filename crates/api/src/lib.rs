@@ -17,6 +17,7 @@ pub(crate) mod kinds;
 pub mod managed_fields;
 pub mod metadata;
 pub mod name;
+pub mod nulls;
 pub mod openapi;
 pub mod patch;
 pub mod path;

@@ -87,7 +87,11 @@ impl Registry {
                 .unstored(),
         );
         registry.add(kind::<ConfigMap>("configmap", &["cm"], &[], vec![]));
-        registry.add(kind::<Endpoints>("endpoints", &["ep"], &[], vec![]));
+        registry.add(
+            kind::<Endpoints>("endpoints", &["ep"], &[], vec![]).deprecated(
+                "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+            ),
+        );
         registry.add(kind::<core::Event>("event", &["ev"], &[], vec![]));
         registry.add(
             kind::<Namespace>(
@@ -343,6 +347,7 @@ fn kind<K: ApiType>(
         subresources,
         storage_prefix: Cow::Borrowed(K::URL_PATH_SEGMENT),
         strategy: Arc::new(Typed::<K>::new()),
+        deprecation: None,
     }
 }
 
@@ -350,6 +355,11 @@ impl Kind {
     /// Answered and never stored: no storage prefix.
     fn unstored(mut self) -> Kind {
         self.storage_prefix = Cow::Borrowed("");
+        self
+    }
+
+    fn deprecated(mut self, warning: &'static str) -> Kind {
+        self.deprecation = Some(warning);
         self
     }
 

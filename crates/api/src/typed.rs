@@ -20,6 +20,7 @@ use crate::kind::{Column, Decoded, Object, Part, Strategy};
 use crate::metadata;
 use crate::name::NameRule;
 use crate::path::root;
+use crate::schema::table;
 
 /// What is particular to one built-in kind.
 ///
@@ -133,6 +134,13 @@ fn typed_mut<K: ApiType>(object: &mut dyn Object) -> &mut K {
         .expect("a strategy is only handed objects that it decoded")
 }
 
+/// A body in which zeros stand for the nulls that our structs refuse; `None` if there are none.
+fn without_nulls<K: ApiType>(json: &[u8]) -> Option<Vec<u8>> {
+    let mut value = serde_json::from_slice(json).ok()?;
+    let type_ = table().kind(K::API_VERSION, K::KIND)?;
+    crate::nulls::fill(&mut value, type_).then(|| value.to_string().into_bytes())
+}
+
 impl<K: ApiType> Strategy for Typed<K> {
     fn decode(&self, json: &[u8], strict: bool) -> Result<Decoded, DecodeError> {
         if K::SHARES_STORAGE
@@ -146,7 +154,13 @@ impl<K: ApiType> Strategy for Typed<K> {
                 problems: Vec::new(),
             });
         }
-        let (mut object, problems) = decode::decode::<K>(json, strict)?;
+        let (mut object, problems) = match decode::decode::<K>(json, strict) {
+            Err(error) => match without_nulls::<K>(json) {
+                Some(json) => decode::decode::<K>(&json, strict)?,
+                None => return Err(error),
+            },
+            decoded => decoded?,
+        };
         object.finish_decode()?;
         Ok(Decoded {
             object: Box::new(object),
@@ -161,6 +175,10 @@ impl<K: ApiType> Strategy for Typed<K> {
                 .is_some_and(|version| version != K::API_VERSION)
         {
             return Ok(self.decode(value.to_string().as_bytes(), false)?.object);
+        }
+        let mut value = value;
+        if let Some(type_) = table().kind(K::API_VERSION, K::KIND) {
+            crate::nulls::fill(&mut value, type_);
         }
         let mut object: K = decode::from_value(value)?;
         object.finish_decode()?;

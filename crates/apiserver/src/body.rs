@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -19,6 +20,73 @@ where
     B::Error: Into<BoxError>,
 {
     body.map_err(Into::into).boxed_unsync()
+}
+
+/// What is read of a body that nobody wanted, and for how long.
+const DISCARDED_BYTES_MAX: usize = 16 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A body off a socket. If it is dropped before its end, the rest is read and thrown away meanwhile the answer goes
+/// out: many clients read no answer before they have sent everything, and take a stream that ends early for a failure of
+/// the connection.
+pub fn incoming_body<B>(body: B) -> RequestBody
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    DrainedOnDrop(Some(request_body(body))).boxed_unsync()
+}
+
+struct DrainedOnDrop(Option<RequestBody>);
+
+impl Body for DrainedOnDrop {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let Some(body) = &mut this.0 else {
+            return Poll::Ready(None);
+        };
+        let frame = std::task::ready!(Pin::new(body).poll_frame(context));
+        if !matches!(frame, Some(Ok(_))) {
+            this.0 = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0
+            .as_ref()
+            .map_or_else(SizeHint::default, Body::size_hint)
+    }
+}
+
+impl Drop for DrainedOnDrop {
+    fn drop(&mut self) {
+        let Some(mut body) = self.0.take().filter(|body| !body.is_end_stream()) else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(tokio::time::timeout(DISCARD_TIMEOUT, async move {
+            let mut bytes = 0;
+            while let Some(Ok(frame)) = body.frame().await {
+                bytes += frame.data_ref().map_or(0, Bytes::len);
+                if bytes > DISCARDED_BYTES_MAX {
+                    return;
+                }
+            }
+        }));
+    }
 }
 
 /// A response's body: bytes that are there, or a stream of them.
@@ -72,5 +140,29 @@ impl Body for ResponseBody {
             }
             Self::Stream(_) => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use http_body_util::StreamBody;
+
+    #[tokio::test]
+    async fn a_body_that_nobody_reads_is_read_to_its_end() {
+        let (frames, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let stream = futures::stream::unfold(receiver, |mut receiver| async move {
+            let bytes = receiver.recv().await?;
+            Some((Ok::<_, std::io::Error>(Frame::data(bytes)), receiver))
+        });
+        drop(incoming_body(StreamBody::new(stream)));
+        // The channel holds one frame: these get through only if someone takes them.
+        let all = async {
+            for _ in 0..10 {
+                frames.send(Bytes::from_static(b"x")).await.unwrap();
+            }
+        };
+        tokio::time::timeout(DISCARD_TIMEOUT, all).await.unwrap();
     }
 }

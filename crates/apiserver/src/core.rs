@@ -108,6 +108,14 @@ impl Core {
         Ok(core)
     }
 
+    /// Where clients reach us, as far as we know.
+    pub fn advertised_addr(&self) -> SocketAddr {
+        match self.config.advertise_address {
+            Some(address) => SocketAddr::new(address, self.local_addr.port()),
+            None => self.local_addr,
+        }
+    }
+
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Resource> {
         self.resources.iter().find(|resource| {
             resource.kind.plural == plural

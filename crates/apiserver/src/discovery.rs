@@ -85,7 +85,7 @@ pub fn root(core: &Core) -> Response<ResponseBody> {
 pub fn openid_configuration(core: &Core) -> Response<ResponseBody> {
     json_response(&json!({
         "issuer": core.tokens.issuer(),
-        "jwks_uri": format!("https://{}/openid/v1/jwks", core.local_addr),
+        "jwks_uri": format!("https://{}/openid/v1/jwks", core.advertised_addr()),
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
@@ -104,6 +104,13 @@ fn groups_of(core: &Core) -> Vec<(&str, Vec<&str>)> {
         }
     }
     groups
+}
+
+/// Whether there is anything below `/apis/<group>/<version>`.
+pub fn serves(core: &Core, group: &str, version: &str) -> bool {
+    core.resources
+        .iter()
+        .any(|resource| resource.kind.group == group && resource.kind.version == version)
 }
 
 /// The aggregated form, where the client wants it.
@@ -142,7 +149,7 @@ pub fn core_versions(core: &Arc<Core>, context: &Context) -> ApiResponse {
     let value = json!({
         "kind": "APIVersions",
         "versions": ["v1"],
-        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": core.local_addr.to_string()}],
+        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": core.advertised_addr().to_string()}],
     });
     Ok(respond_value(&context.accept()?, StatusCode::OK, &value))
 }
@@ -165,10 +172,12 @@ pub fn groups(core: &Arc<Core>, context: &Context) -> ApiResponse {
 
 pub fn group(core: &Arc<Core>, context: &Context, name: &str) -> ApiResponse {
     let groups = groups_of(core);
-    let (group, versions) = groups
+    let found = groups
         .iter()
-        .find(|(group, _)| *group == name && !name.is_empty())
-        .ok_or_else(ApiError::no_such_path)?;
+        .find(|(group, _)| *group == name && !name.is_empty());
+    let Some((group, versions)) = found else {
+        return Ok(crate::handler::page_not_found());
+    };
     let mut value = group_value(group, versions);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
@@ -194,7 +203,12 @@ pub fn resources(core: &Arc<Core>, context: &Context, group: &str, version: &str
         .filter(|kind| kind.group == group && kind.version == version)
         .collect();
     if kinds.is_empty() {
-        return Err(ApiError::no_such_path());
+        let known = groups_of(core).iter().any(|(own, _)| *own == group);
+        return if known {
+            Err(ApiError::no_such_path())
+        } else {
+            Ok(crate::handler::page_not_found())
+        };
     }
     let mut entries = Vec::new();
     for kind in sorted(kinds) {
@@ -230,7 +244,11 @@ pub fn resources(core: &Arc<Core>, context: &Context, group: &str, version: &str
             entries.push(entry);
         }
     }
-    let list = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version(group, version), "resources": entries});
+    let mut list = json!({"kind": "APIResourceList", "groupVersion": api_version(group, version), "resources": entries});
+    // Upstream's list of the core group has no version; that of every other group has.
+    if !group.is_empty() {
+        list["apiVersion"] = "v1".into();
+    }
     Ok(respond_value(&context.accept()?, StatusCode::OK, &list))
 }
 
@@ -243,7 +261,12 @@ fn sorted(mut kinds: Vec<&Kind>) -> Vec<&Kind> {
 fn storage_version_hash(kind: &Kind) -> String {
     use base64::Engine;
     use sha2::Digest;
-    let digest = sha2::Sha256::digest(format!("{}/{}/{}", kind.group, kind.version, kind.kind));
+    // Events of both groups are stored as those of core.
+    let group = match kind.group.as_ref() {
+        "events.k8s.io" => "",
+        group => group,
+    };
+    let digest = sha2::Sha256::digest(format!("{group}/{}/{}", kind.version, kind.kind));
     base64::engine::general_purpose::STANDARD.encode(&digest[..8])
 }
 
@@ -287,7 +310,7 @@ fn aggregated(
                     json!({"version": version, "freshness": "Current", "resources": resources})
                 })
                 .collect();
-            let mut metadata = json!({"creationTimestamp": null});
+            let mut metadata = json!({});
             if !group.is_empty() {
                 metadata["name"] = group.into();
             }
@@ -313,16 +336,23 @@ fn aggregated(
 }
 
 fn aggregated_resource(kind: &Kind) -> Value {
+    // An empty group and version: those of the resource, as upstream says it.
     let subresource = |own: &Subresource| {
+        let is_same = own.group == kind.group && own.version == kind.version;
+        let (group, version) = if is_same {
+            ("", "")
+        } else {
+            (own.group, own.version)
+        };
         json!({
             "subresource": own.name,
-            "responseKind": {"group": own.group, "version": own.version, "kind": own.kind},
+            "responseKind": {"group": group, "version": version, "kind": own.kind},
             "verbs": verbs(own.verbs),
         })
     };
     let mut entry = json!({
         "resource": kind.plural,
-        "responseKind": {"group": kind.group, "version": kind.version, "kind": kind.kind},
+        "responseKind": {"group": "", "version": "", "kind": kind.kind},
         "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": kind.singular,
         "verbs": verbs(kind.verbs),

@@ -145,9 +145,13 @@ async fn route(
     match target {
         Target::Resource(target) => {
             crate::authz::authorize_resource(core, &context.identity, verb, &target)?;
-            let resource = core
-                .resource(target.group, target.version, target.resource)
-                .ok_or_else(ApiError::no_such_path)?;
+            let Some(resource) = core.resource(target.group, target.version, target.resource)
+            else {
+                if discovery::serves(core, target.group, target.version) {
+                    return Err(ApiError::no_such_path());
+                }
+                return Ok(page_not_found());
+            };
             resource_request(core, context, resource, &target, verb, parts, body).await
         }
         Target::Path(path) => {
@@ -166,7 +170,7 @@ async fn path_request(
     let trimmed = path.trim_matches('/');
     let segments: Vec<&str> = trimmed.split('/').collect();
     if *method != Method::GET && *method != Method::HEAD {
-        return Err(ApiError::method_not_allowed("", ""));
+        return Err(ApiError::method_not_allowed());
     }
     match segments.as_slice() {
         [""] => Ok(discovery::root(core)),
@@ -181,8 +185,19 @@ async fn path_request(
         ["openapi", rest @ ..] => crate::openapi::answer(core, context, rest).await,
         ["metrics"] => Ok(crate::metrics::answer(core)),
         [".well-known", "openid-configuration"] => Ok(discovery::openid_configuration(core)),
-        _ => Err(ApiError::no_such_path()),
+        _ => Ok(page_not_found()),
     }
+}
+
+/// What is outside of every group that is served; upstream answers with plain text there.
+pub fn page_not_found() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::from("404 page not found\n"));
+    *response.status_mut() = http::StatusCode::NOT_FOUND;
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
 }
 
 async fn resource_request(
@@ -195,7 +210,10 @@ async fn resource_request(
     body: RequestBody,
 ) -> ApiResponse {
     let kind = &resource.kind;
-    let not_allowed = || ApiError::method_not_allowed(&kind.group, &kind.plural);
+    let not_allowed = ApiError::method_not_allowed;
+    if let Some(deprecation) = kind.deprecation {
+        context.warn(deprecation);
+    }
     let Some(cache) = &resource.cache else {
         if verb != "create" || !target.name.is_empty() {
             return Err(not_allowed());

@@ -33,11 +33,18 @@ pub fn create(
 ) -> ApiResponse {
     let mut object = decode(kind, body, false)?.object;
     kind.strategy.default(&mut *object);
+    if let Some(review) = object.as_any().downcast_ref::<TokenReview>()
+        && review.spec.token.is_empty()
+    {
+        return Err(ApiError::bad_request(
+            "token is required for TokenReview in authentication",
+        ));
+    }
     let errors = kind.strategy.validate_create(&*object);
     if !errors.is_empty() {
         return Err(ApiError::invalid(&kind.group, &kind.kind, "", &errors));
     }
-    answer(core, &context.identity, kind, namespace, &mut *object)?;
+    answer(core, &context.identity, namespace, &mut *object)?;
     Ok(respond_value(
         &context.accept()?,
         StatusCode::CREATED,
@@ -48,7 +55,6 @@ pub fn create(
 fn answer(
     core: &Core,
     identity: &Identity,
-    kind: &Kind,
     namespace: &str,
     object: &mut dyn Object,
 ) -> ApiResult<()> {
@@ -56,6 +62,7 @@ fn answer(
     if let Some(review) = any.downcast_mut::<TokenReview>() {
         review.status = Some(token_review(core, review));
     } else if let Some(review) = any.downcast_mut::<SelfSubjectReview>() {
+        review.metadata.creation_timestamp = Some(crate::rest::meta::now());
         review.status = Some(SelfSubjectReviewStatus {
             user_info: Some(user_info(identity)),
         });
@@ -112,7 +119,7 @@ fn answer(
         }
         review.status = Some(rules(core, identity, &namespace));
     } else {
-        return Err(ApiError::method_not_allowed(&kind.group, &kind.plural));
+        return Err(ApiError::method_not_allowed());
     }
     Ok(())
 }
@@ -139,11 +146,14 @@ fn token_review(core: &Core, review: &TokenReview) -> TokenReviewStatus {
             ),
             error: None,
         },
-        Err(error) => TokenReviewStatus {
-            authenticated: Some(false),
-            error: Some(error.to_string()),
-            ..TokenReviewStatus::default()
-        },
+        Err(error) => {
+            tracing::debug!(%error, "a reviewed token is none of ours");
+            TokenReviewStatus {
+                error: Some("invalid bearer token".into()),
+                user: Some(UserInfo::default()),
+                ..TokenReviewStatus::default()
+            }
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authn::{Credential, Identity};
-use crate::body::request_body;
+use crate::body::{incoming_body, request_body};
 use crate::config::Config;
 use crate::core::Core;
 use crate::handler::handle;
@@ -105,9 +105,22 @@ impl Server {
 
     /// A client whose requests go straight into the server as this identity (which is trusted).
     pub fn client(&self, identity: Identity) -> kube::Client {
+        self.client_of(identity, "")
+    }
+
+    /// As [`Server::client`], for a component with a name (`kubelet`): what it writes is recorded under that
+    /// name in managed fields.
+    pub fn client_of(&self, identity: Identity, component: &'static str) -> kube::Client {
+        let agent = (!component.is_empty()).then(|| http::HeaderValue::from_static(component));
         let core = self.core.clone();
         let credential = Arc::new(Credential::Trusted(Arc::new(identity.authenticated())));
-        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+        let service = tower::service_fn(move |mut request: Request<kube::client::Body>| {
+            if let Some(agent) = &agent {
+                let headers = request.headers_mut();
+                headers
+                    .entry(http::header::USER_AGENT)
+                    .or_insert_with(|| agent.clone());
+            }
             let core = core.clone();
             let credential = credential.clone();
             async move { Ok::<_, Infallible>(handle(core, credential, request.map(request_body)).await) }
@@ -234,7 +247,7 @@ async fn connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let core = core.clone();
         let credential = credential.clone();
-        async move { Ok::<_, Infallible>(handle(core, credential, request.map(request_body)).await) }
+        async move { Ok::<_, Infallible>(handle(core, credential, request.map(incoming_body)).await) }
     });
     let io = TokioIo::new(stream);
     let result = if http2 {

@@ -24,6 +24,8 @@ struct Parts {
     message: String,
     /// `name`, `group`, `kind`, `uid`, `causes`, `retryAfterSeconds`.
     details: serde_json::Map<String, Value>,
+    /// Upstream's answers of this sort have details, if only empty ones.
+    has_details: bool,
 }
 
 impl ApiError {
@@ -33,7 +35,13 @@ impl ApiError {
             reason,
             message: message.into(),
             details: serde_json::Map::new(),
+            has_details: false,
         }))
+    }
+
+    fn with_details(mut self) -> Self {
+        self.0.has_details = true;
+        self
     }
 
     /// Names the object that the error is about.
@@ -76,7 +84,9 @@ impl ApiError {
             ("", _) => format!("{qualified} is forbidden: {message}"),
             _ => format!("{qualified} {name:?} is forbidden: {message}"),
         };
-        Self::new(StatusCode::FORBIDDEN, "Forbidden", text).about(group, resource, name)
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", text)
+            .about(group, resource, name)
+            .with_details()
     }
 
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
@@ -100,6 +110,7 @@ impl ApiError {
             "NotFound",
             "the server could not find the requested resource",
         )
+        .with_details()
     }
 
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {
@@ -162,13 +173,13 @@ impl ApiError {
         })
     }
 
-    pub fn method_not_allowed(group: &str, resource: &str) -> Self {
+    pub fn method_not_allowed() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "MethodNotAllowed",
             "the server does not allow this method on the requested resource",
         )
-        .about(group, resource, "")
+        .with_details()
     }
 
     /// `accepted` are the media types that would do.
@@ -176,8 +187,9 @@ impl ApiError {
         Self::new(
             StatusCode::NOT_ACCEPTABLE,
             "NotAcceptable",
-            format!("only the following media types are accepted: {accepted}"),
+            format!("406: Not Acceptable\n\nAvailable representations: {accepted}"),
         )
+        .with_details()
     }
 
     pub fn unsupported_media_type(accepted: &str) -> Self {
@@ -190,17 +202,48 @@ impl ApiError {
         )
     }
 
+    pub fn unsupported_patch_type() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UnsupportedMediaType",
+            "415: Unsupported Media Type",
+        )
+        .with_details()
+    }
+
     pub fn too_large(limit_bytes: usize) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "RequestEntityTooLarge",
-            format!("Request entity is too large: limit is {limit_bytes}"),
+            format!("Request entity too large: limit is {limit_bytes}"),
         )
     }
 
-    /// A patch that does not fit the object.
-    pub fn unprocessable(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+    /// A JSON patch that does not fit the object. Upstream does not say why, and neither do we to clients: kubectl
+    /// prints this very message.
+    pub fn patch_does_not_apply() -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Invalid",
+            "the server rejected our request due to an error in our request",
+        )
+        .with_details()
+    }
+
+    /// A patched object that cannot be decoded; `shown` is the object, or the patch, as upstream prints it.
+    pub fn undecodable_patch(shown: &str, problem: &impl std::fmt::Display) -> Self {
+        let error = api::error::FieldError {
+            reason: FieldErrorReason::Invalid,
+            field: "patch".into(),
+            bad_value: api::error::go_quoted(shown),
+            detail: problem.to_string(),
+        };
+        Self::invalid("", "", "", &vec![error])
+    }
+
+    /// An error that upstream's handlers pass on as it is: 500, without a reason.
+    pub fn unexplained(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "", message)
     }
 
     pub fn too_large_patch(message: impl Into<String>) -> Self {
@@ -221,7 +264,7 @@ impl ApiError {
         Self::new(
             StatusCode::GATEWAY_TIMEOUT,
             "Timeout",
-            format!("Too large resource version: {requested}, current: {current}"),
+            format!("Timeout: Too large resource version: {requested}, current: {current}"),
         )
         .cause("ResourceVersionTooLarge", "Too large resource version", "")
         .retry_after(1)
@@ -310,9 +353,11 @@ impl ApiError {
             "metadata": {},
             "status": "Failure",
             "message": self.0.message,
-            "reason": self.0.reason,
         });
-        if !self.0.details.is_empty() {
+        if !self.0.reason.is_empty() {
+            status["reason"] = self.0.reason.into();
+        }
+        if self.0.has_details || !self.0.details.is_empty() {
             status["details"] = Value::Object(self.0.details.clone());
         }
         status["code"] = self.0.code.as_u16().into();

@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::endpointslice::{
-    HEADLESS, has_endpoint, hostname, is_headless, target_port, target_reference,
+    HEADLESS, has_endpoint, hostname, is_headless, note_trigger, noted_trigger, target_port,
+    target_reference, trigger_time,
 };
 use crate::pod;
 
@@ -60,13 +61,14 @@ pub fn reconcile(
     let Some(existing) = existing else {
         let annotations = truncated
             .then(|| BTreeMap::from([(OVER_CAPACITY.to_string(), "truncated".to_string())]));
-        let metadata = ObjectMeta {
+        let mut metadata = ObjectMeta {
             name: service.metadata.name.clone(),
             namespace: service.metadata.namespace.clone(),
             labels: Some(labels),
             annotations,
             ..ObjectMeta::default()
         };
+        note_trigger(&mut metadata, trigger_time(service, pods, None));
         return Some(Action::Create(Box::new(Endpoints {
             metadata,
             subsets: Some(subsets).filter(|subsets| !subsets.is_empty()),
@@ -92,6 +94,8 @@ pub fn reconcile(
     } else {
         annotations.remove(OVER_CAPACITY);
     }
+    let last = noted_trigger(&existing.metadata);
+    note_trigger(&mut updated.metadata, trigger_time(service, pods, last));
     Some(Action::Update(Box::new(updated)))
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Endpoints, Node, ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -113,7 +114,58 @@ pub fn reconcile(
             groups.insert((family, String::new()), (Vec::new(), Vec::new()));
         }
     }
-    difference(&frame, groups, slices)
+    let mut actions = difference(&frame, groups, slices);
+    let last = slices
+        .iter()
+        .filter_map(|slice| noted_trigger(&slice.metadata))
+        .max();
+    let trigger = trigger_time(service, pods, last);
+    for action in &mut actions {
+        if let Action::Create(slice) | Action::Update(slice) = action {
+            note_trigger(&mut slice.metadata, trigger);
+        }
+    }
+    actions
+}
+
+/// When the change happened that a write of endpoints answers to: the earliest of what is later than the change
+/// noted `last`. Clients measure by it how long endpoints take to follow.
+pub(crate) fn trigger_time(
+    service: &Service,
+    pods: &[&Pod],
+    last: Option<Timestamp>,
+) -> Option<Timestamp> {
+    let of_service = service.metadata.creation_timestamp.as_ref();
+    let of_pods = pods.iter().filter_map(|candidate| {
+        pod::condition(candidate, "Ready")?
+            .last_transition_time
+            .as_ref()
+    });
+    of_service
+        .into_iter()
+        .chain(of_pods)
+        .map(|time| time.0)
+        .filter(|time| last.is_none_or(|last| *time > last))
+        .min()
+}
+
+/// The trigger time that an object notes.
+pub(crate) fn noted_trigger(metadata: &ObjectMeta) -> Option<Timestamp> {
+    metadata
+        .annotations
+        .as_ref()?
+        .get(TRIGGER_TIME)?
+        .parse()
+        .ok()
+}
+
+pub(crate) fn note_trigger(metadata: &mut ObjectMeta, trigger: Option<Timestamp>) {
+    let annotations = metadata.annotations.get_or_insert_default();
+    match trigger {
+        Some(time) => annotations.insert(TRIGGER_TIME.into(), time.to_string()),
+        None => annotations.remove(TRIGGER_TIME),
+    };
+    metadata.annotations = metadata.annotations.take().filter(|own| !own.is_empty());
 }
 
 /// The writes for Endpoints that users wrote. `service`: of the same name, without a selector.
@@ -547,6 +599,52 @@ mod tests {
         let nodes = BTreeMap::from([("n".to_string(), &node)]);
         let pods: Vec<&Pod> = pods.iter().collect();
         reconcile(service, &pods, &nodes, &slices.iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn writes_note_what_triggered_them() {
+        let mut service = service();
+        let at = |second: i64| {
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+                Timestamp::from_second(second).unwrap(),
+            ))
+        };
+        service.metadata.creation_timestamp = at(100);
+        let ready_at = |second: i64| {
+            let mut pod = pod("p", "10.1.0.1", true);
+            pod.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].last_transition_time =
+                at(second);
+            pod
+        };
+        let noted = |actions: &[Action]| match actions {
+            [Action::Create(slice) | Action::Update(slice)] => {
+                noted_trigger(&slice.metadata).map(Timestamp::as_second)
+            }
+            other => panic!("{other:?}"),
+        };
+        let first = run(&service, &[ready_at(130)], &[]);
+        assert_eq!(noted(&first), Some(100));
+        let slice = created(&first);
+        assert_eq!(
+            slice.metadata.annotations.as_ref().unwrap()[TRIGGER_TIME],
+            "1970-01-01T00:01:40Z"
+        );
+        let mut moved = ready_at(150);
+        moved.spec.as_mut().unwrap().node_name = Some("m".into());
+        let second = run(&service, &[moved], std::slice::from_ref(&slice));
+        assert_eq!(noted(&second), Some(150));
+        let Action::Update(slice) = &second[0] else {
+            panic!("{second:?}")
+        };
+        // A change that no time is known of.
+        let mut back = ready_at(150);
+        back.spec.as_mut().unwrap().node_name = Some("n".into());
+        let third = run(&service, &[back], std::slice::from_ref(slice));
+        assert_eq!(noted(&third), None);
+        let Action::Update(slice) = &third[0] else {
+            panic!("{third:?}")
+        };
+        assert!(slice.metadata.annotations.is_none());
     }
 
     fn created(actions: &[Action]) -> EndpointSlice {

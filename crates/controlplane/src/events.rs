@@ -11,7 +11,7 @@ use std::time::Duration;
 use controllers::event::{Event, EventType};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event as ApiEvent, EventSource, ObjectReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use tokio::sync::mpsc;
@@ -162,7 +162,12 @@ async fn write_all(client: Client, mut entries: mpsc::Receiver<Entry>) {
             .filter(|(_, _, at)| at.elapsed() < REMEMBERED_FOR)
             .cloned();
         if let Some((name, count, _)) = again {
-            let patch = serde_json::json!({"count": count + 1, "lastTimestamp": Time(whole_seconds(entry.at))});
+            let patch = if action(entry.component, entry.event.reason).is_some() {
+                let last = MicroTime(whole_microseconds(entry.at));
+                serde_json::json!({"series": {"count": count + 1, "lastObservedTime": last}})
+            } else {
+                serde_json::json!({"count": count + 1, "lastTimestamp": Time(whole_seconds(entry.at))})
+            };
             match api
                 .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
                 .await
@@ -194,7 +199,7 @@ fn api_event(entry: &Entry, namespace: &str) -> ApiEvent {
         .unwrap_or(0)
         .wrapping_add(SEQUENCE.fetch_add(1, Ordering::Relaxed));
     let time = Time(whole_seconds(entry.at));
-    ApiEvent {
+    let mut event = ApiEvent {
         metadata: ObjectMeta {
             name: Some(format!("{object}.{nanoseconds:x}")),
             namespace: Some(namespace.into()),
@@ -220,7 +225,42 @@ fn api_event(entry: &Entry, namespace: &str) -> ApiEvent {
         reporting_component: Some(entry.component.into()),
         reporting_instance: Some(String::new()),
         ..ApiEvent::default()
+    };
+    if let Some(action) = action(entry.component, entry.event.reason) {
+        into_newer_form(&mut event, entry.component, action, entry.at);
     }
+    event
+}
+
+/// What a component that writes events of the newer form was doing, by their reason; upstream's scheduler is the one.
+fn action(component: &str, reason: &str) -> Option<&'static str> {
+    match (component, reason) {
+        ("default-scheduler", "Scheduled") => Some("Binding"),
+        ("default-scheduler", "Preempted") => Some("Preempting"),
+        ("default-scheduler", _) => Some("Scheduling"),
+        _ => None,
+    }
+}
+
+/// The newer form has one time, an action and an instance, and no count.
+fn into_newer_form(event: &mut ApiEvent, component: &str, action: &str, at: Timestamp) {
+    event.count = None;
+    event.first_timestamp = None;
+    event.last_timestamp = None;
+    event.source = None;
+    event.event_time = Some(MicroTime(whole_microseconds(at)));
+    event.action = Some(action.into());
+    event.reporting_instance = Some(format!("{component}-{}", host_name()));
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_default()
+}
+
+fn whole_microseconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
 }
 
 fn whole_seconds(at: Timestamp) -> Timestamp {

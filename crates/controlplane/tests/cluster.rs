@@ -392,7 +392,7 @@ async fn pods_wait_for_room_and_take_it() {
         .create::<Deployment>(deployment(3, "one", "500m"))
         .await;
     let message = "0/1 nodes are available: 1 Insufficient cpu. \
-                   preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+                   no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
     eventually("the third pod to be told why it waits", async || {
         let pods = cluster.list::<Pod>().await;
         let waiting = pods

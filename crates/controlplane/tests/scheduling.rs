@@ -222,7 +222,7 @@ async fn a_crowd_that_waits_starves_nobody_and_is_woken_by_what_helps() {
             condition.type_ == "PodScheduled"
                 && condition.reason.as_deref() == Some("Unschedulable")
                 && condition.message.as_deref().is_some_and(|message| {
-                    message == "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+                    message == "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
                 })
         })
     })

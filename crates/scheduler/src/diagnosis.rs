@@ -75,7 +75,7 @@ impl Diagnosis {
         }
     }
 
-    /// `0/5 nodes are available: 3 Insufficient cpu, 2 node(s) had untolerated taint(s). preemption: …`
+    /// `0/5 nodes are available: 3 Insufficient cpu, 2 node(s) had untolerated taint(s). no new claims to deallocate, preemption: …`
     pub fn message(&self, space: &ResourceSpace) -> String {
         if self.node_count == 0 {
             let why = self.refusal.as_deref();
@@ -92,7 +92,11 @@ impl Diagnosis {
             }
         }
         if !self.preemption.is_empty() {
-            message.push_str(&format!(" preemption: {}", self.preemption));
+            // Upstream's plugin for resource claims is asked before preemption, and says this where there are none.
+            message.push_str(&format!(
+                " no new claims to deallocate, preemption: {}",
+                self.preemption
+            ));
         }
         message
     }

@@ -119,7 +119,7 @@ fn messages_are_kube_schedulers() {
         &[(
             "p",
             "0/4 nodes are available: 1 Insufficient memory, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable, 2 Insufficient cpu. \
-             preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling.",
+             no new claims to deallocate, preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling.",
         )],
     );
     check(
@@ -140,7 +140,7 @@ fn messages_are_kube_schedulers() {
         )],
         &[(
             "p",
-            "0/1 nodes are available: 1 Too many pods. preemption: not eligible due to preemptionPolicy=Never.",
+            "0/1 nodes are available: 1 Too many pods. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never.",
         )],
     );
 }
@@ -174,7 +174,7 @@ fn hard_rules_of_the_node() {
         &[(
             "p",
             "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. \
-             preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
+             no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
         )],
     );
     let preferred = json!([{"weight": 5, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["y"]}]}}]);
@@ -223,7 +223,7 @@ fn host_ports_keep_pods_apart() {
             (
                 "q",
                 "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. \
-                 preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
+                 no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
             ),
         ],
     );
@@ -274,7 +274,7 @@ fn bandwidth_is_a_resource_like_cpu() {
         &[("p", "fast")],
     );
     let lacking = "0/1 nodes are available: 1 Insufficient llmagentos.io/network-bandwidth. \
-                   preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+                   no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
     check(
         std::slice::from_ref(&fast),
         &[asks("p", "600M"), asks("q", "600M")],

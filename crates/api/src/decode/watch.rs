@@ -101,6 +101,7 @@ impl State {
             return;
         }
         let text = error.to_string();
+        let number;
         let value = match text
             .strip_prefix("invalid type: ")
             .or_else(|| text.strip_prefix("invalid value: "))
@@ -111,13 +112,14 @@ impl State {
                     || rest.starts_with("floating")
                     || rest.starts_with("number") =>
             {
-                "number"
+                number = number_text(rest);
+                number.as_str()
             }
             Some(rest) if rest.starts_with("boolean") => "bool",
             Some(rest) if rest.starts_with("map") => "object",
             Some(rest) if rest.starts_with("sequence") => "array",
             _ => {
-                self.failure = Some(text);
+                self.failure = Some(base64_error(&text).unwrap_or(text));
                 return;
             }
         };
@@ -637,4 +639,24 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for KeyVisitor<'_, V> {
         self.note.take_in(&key);
         self.inner.visit_string(key)
     }
+}
+/// `number`, with its text where an integer was wanted and it is none that fits, as Go says it.
+fn number_text(problem: &str) -> String {
+    let wants_integer = ["expected i32", "expected i64"]
+        .iter()
+        .any(|wanted| problem.contains(wanted));
+    match problem.split('`').nth(1) {
+        Some(text) if wants_integer => format!("number {text}"),
+        _ => "number".into(),
+    }
+}
+
+/// What Go says of text that is no base64.
+fn base64_error(problem: &str) -> Option<String> {
+    let offset = problem
+        .strip_prefix("Invalid symbol ")?
+        .split_once("offset ")?
+        .1;
+    let offset: String = offset.chars().take_while(char::is_ascii_digit).collect();
+    Some(format!("illegal base64 data at input byte {offset}"))
 }

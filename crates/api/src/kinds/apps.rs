@@ -14,7 +14,9 @@ use super::pod::defaults::{fill_metadata, fill_template, finish_template};
 use super::pod::{spec, warnings};
 use crate::columns::{self, AGE, NAME, column, wide};
 use crate::empty::drop_empty;
-use crate::error::{DecodeError, ErrorList, forbidden, invalid, not_supported, required};
+use crate::error::{
+    DecodeError, ErrorList, forbidden, invalid, not_supported, print_go_struct, required,
+};
 use crate::kind::{Column, Part};
 use crate::metadata::{IMMUTABLE, not_negative};
 use crate::name;
@@ -190,7 +192,6 @@ impl ApiType for Deployment {
 
 impl ApiType for ReplicaSet {
     const NAMESPACED: bool = true;
-    const SELECTABLE: &'static [&'static str] = &["status.replicas"];
     const COLUMNS: &'static [Column] = &[
         NAME,
         column("Desired", "integer", "Number of desired pods."),
@@ -285,15 +286,6 @@ impl ApiType for ReplicaSet {
         template.map_or(Vec::new(), |template| {
             warnings::of_template(template, &path.child("template"))
         })
-    }
-
-    fn selectable_values(&self) -> Vec<String> {
-        vec![
-            self.status
-                .as_ref()
-                .map_or(0, |status| status.replicas)
-                .to_string(),
-        ]
     }
 
     fn cells(&self, now_seconds: i64) -> Vec<Value> {
@@ -527,11 +519,14 @@ fn validate_strategy(strategy: &DeploymentStrategy, path: &Path<'_>, errors: &mu
             &rolling_path,
             "this should be defaulted and never be nil",
         )),
-        _ => errors.push(not_supported(
-            path,
-            strategy,
-            &["Recreate", "RollingUpdate"],
-        )),
+        (type_, rolling) => {
+            let mut error = not_supported(path, "", &["Recreate", "RollingUpdate"]);
+            let rolling = rolling.as_ref().map(|rolling| {
+                serde_json::json!({"MaxSurge": rolling.max_surge, "MaxUnavailable": rolling.max_unavailable})
+            });
+            error.bad_value = print_go_struct(&[("Type", &type_), ("RollingUpdate", &rolling)]);
+            errors.push(error);
+        }
     }
 }
 

@@ -60,7 +60,8 @@ impl ApiType for ConfigMap {
             bytes += value.0.len();
         }
         if bytes > DATA_BYTES_MAX {
-            errors.push(too_long(&root(""), DATA_BYTES_MAX));
+            // The object as a whole has no field's name; upstream prints that so.
+            errors.push(too_long(&root("[]"), DATA_BYTES_MAX));
         }
     }
 

@@ -11,7 +11,7 @@ use super::pod::defaults::fill_metadata;
 use super::{condition, label_selector};
 use crate::columns::{self, AGE, NAME, column};
 use crate::empty::drop_empty;
-use crate::error::{ErrorList, invalid, not_supported};
+use crate::error::{ErrorList, invalid, not_supported, print_go_struct};
 use crate::kind::{Column, Part};
 use crate::metadata::not_negative;
 use crate::path::{Path, root};
@@ -130,11 +130,21 @@ impl ApiType for PodDisruptionBudget {
 
 fn validate_spec(spec: &PodDisruptionBudgetSpec, path: &Path<'_>, errors: &mut ErrorList) {
     if spec.min_available.is_some() && spec.max_unavailable.is_some() {
-        errors.push(invalid(
+        let mut error = invalid(
             path,
-            spec,
+            "",
             "minAvailable and maxUnavailable cannot be both set",
-        ));
+        );
+        error.bad_value = print_go_struct(&[
+            ("MinAvailable", &spec.min_available),
+            ("Selector", &spec.selector),
+            ("MaxUnavailable", &spec.max_unavailable),
+            (
+                "UnhealthyPodEvictionPolicy",
+                &spec.unhealthy_pod_eviction_policy,
+            ),
+        ]);
+        errors.push(error);
     }
     for (field, bound) in [
         ("minAvailable", &spec.min_available),

@@ -137,9 +137,9 @@ impl NamespaceParts for Namespace {
             .and_then(|spec| spec.finalizers.as_deref())
             .unwrap_or(&[]);
         let spec = root("spec");
-        for (index, finalizer) in finalizers.iter().enumerate() {
-            let list = spec.child("finalizers");
-            let path = list.index(index);
+        // Upstream names the list here, not its elements.
+        let path = spec.child("finalizers");
+        for finalizer in finalizers {
             metadata::validate_label_name(finalizer, &path, errors);
             metadata::validate_standard_finalizer(finalizer, &path, errors);
         }

@@ -10,7 +10,9 @@ use super::pod::scheduling::validate_taint_effect;
 use super::resources::{finish_list, validate_amount};
 use crate::columns::{self, AGE, NAME, column, wide};
 use crate::empty::drop_empty;
-use crate::error::{DecodeError, ErrorList, duplicate, forbidden, invalid, required};
+use crate::error::{
+    DecodeError, ErrorList, duplicate, forbidden, invalid, print_go_struct, required,
+};
 use crate::ip;
 use crate::kind::{Column, Part};
 use crate::metadata::validate_label_name;
@@ -294,7 +296,13 @@ fn validate_taints(taints: &[Taint], errors: &mut ErrorList) {
             .iter()
             .any(|other| other.key == taint.key && other.effect == taint.effect)
         {
-            let mut error = duplicate(&path, taint);
+            let mut error = duplicate(&path, "");
+            error.bad_value = print_go_struct(&[
+                ("Key", &taint.key),
+                ("Value", &taint.value.as_deref().unwrap_or_default()),
+                ("Effect", &taint.effect),
+                ("TimeAdded", &taint.time_added),
+            ]);
             error.detail = "taints must be unique by key and effect pair".to_string();
             errors.push(error);
         }

@@ -10,7 +10,7 @@ use super::label_selector;
 use super::pod::defaults::fill_metadata;
 use crate::columns::{self, AGE, NAME, column, wide};
 use crate::empty::drop_empty;
-use crate::error::{ErrorList, invalid, invalid_each, not_supported, required};
+use crate::error::{ErrorList, invalid, invalid_each, not_supported, print_go_struct, required};
 use crate::kind::{Column, Part};
 use crate::name::{self, NameRule};
 use crate::path::{Path, root};
@@ -101,11 +101,14 @@ macro_rules! binding {
             fn validate_update(&self, old: &Self, _part: &Part, errors: &mut ErrorList) {
                 self.validate(errors);
                 if self.role_ref != old.role_ref {
-                    errors.push(invalid(
-                        &root("roleRef"),
-                        &self.role_ref,
-                        "cannot change roleRef",
-                    ));
+                    let mut error = invalid(&root("roleRef"), "", "cannot change roleRef");
+                    let role = &self.role_ref;
+                    error.bad_value = print_go_struct(&[
+                        ("APIGroup", &role.api_group.as_deref().unwrap_or_default()),
+                        ("Kind", &role.kind),
+                        ("Name", &role.name),
+                    ]);
+                    errors.push(error);
                 }
             }
 

@@ -74,7 +74,7 @@ impl ApiType for Secret {
                 errors.push(invalid(
                     &data_path.key(key),
                     "<secret contents redacted>",
-                    cause.to_string(),
+                    crate::decode::syntax_error(&value.0, &cause),
                 ));
             }
         };

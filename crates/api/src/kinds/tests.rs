@@ -33,6 +33,7 @@ fn create(mut body: Value) -> Result<Box<dyn Object>, Vec<String>> {
         .collect();
     assert_eq!(problems, Vec::<String>::new());
     let mut object = decoded.object;
+    kind.strategy.default(object.as_mut());
     kind.strategy.prepare_create(object.as_mut());
     kind.strategy.default(object.as_mut());
     let errors: Vec<String> = kind
@@ -291,7 +292,7 @@ fn pods_that_are_refused() {
             json!({"securityContext": {"privileged": true, "allowPrivilegeEscalation": false}}),
         ),
         &[
-            "spec.containers[0].securityContext: Invalid value: {\"allowPrivilegeEscalation\":false,\"privileged\":true}: cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+            "spec.containers[0].securityContext: Invalid value: {\"Capabilities\":null,\"Privileged\":true,\"SELinuxOptions\":null,\"WindowsOptions\":null,\"RunAsUser\":null,\"RunAsGroup\":null,\"RunAsNonRoot\":null,\"ReadOnlyRootFilesystem\":null,\"AllowPrivilegeEscalation\":false,\"ProcMount\":null,\"SeccompProfile\":null,\"AppArmorProfile\":null}: cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
         ],
     );
     check(
@@ -727,7 +728,7 @@ fn data_of_config_maps_and_secrets() {
         errors_of(config(
             json!({"data": {"a": "x".repeat(1 << 20), "b": "x"}})
         )),
-        [": Too long: may not be more than 1048576 bytes",]
+        ["[]: Too long: may not be more than 1048576 bytes",]
     );
     let sealed = config(json!({"data": {"a": "b"}, "immutable": true}));
     assert_eq!(
@@ -868,7 +869,7 @@ fn other_kinds() {
             "spec": {"minAvailable": -1, "maxUnavailable": "101%", "unhealthyPodEvictionPolicy": "Never",
                 "selector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}}),
         &[
-            "spec: Invalid value: {\"maxUnavailable\":\"101%\",\"minAvailable\":-1,\"selector\":{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"In\"}]},\"unhealthyPodEvictionPolicy\":\"Never\"}: minAvailable and maxUnavailable cannot be both set",
+            "spec: Invalid value: {\"MinAvailable\":-1,\"Selector\":{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"In\"}]},\"MaxUnavailable\":\"101%\",\"UnhealthyPodEvictionPolicy\":\"Never\"}: minAvailable and maxUnavailable cannot be both set",
             "spec.minAvailable: Invalid value: -1: must be greater than or equal to 0",
             "spec.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%",
             "spec.selector.matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'",

@@ -142,8 +142,22 @@ fn apply_once(
 ) -> Result<Applied, ApplyError> {
     let root = Position::root(write.type_);
     let malformed = |Malformed(problem): Malformed| {
-        ApplyError::Malformed(format!("failed to create typed patch object: {problem}"))
+        let of = |field: &str| config["metadata"][field].as_str().unwrap_or_default();
+        // A group-version without a group is shown with an empty one.
+        let separator = if write.api_version.contains('/') {
+            ""
+        } else {
+            "/"
+        };
+        ApplyError::Malformed(format!(
+            "failed to create typed patch object ({}/{}; {separator}{}, Kind={}): {problem}",
+            of("namespace"),
+            of("name"),
+            write.api_version,
+            config["kind"].as_str().unwrap_or_default(),
+        ))
     };
+    walk::check_declared(config, root).map_err(malformed)?;
     let managed = live.and_then(managed_fields);
     let mut bare_live = live
         .cloned()
@@ -221,11 +235,11 @@ fn apply_once(
     stated.strip_metadata();
     let changed = object != bare_live;
     let own_before = entries.iter().find(|entry| entry.identity.is(&identity));
-    let time = match own_before {
-        Some(own) if !changed && own.fields == stated && new_entries.len() == entries.len() => {
-            own.time.unwrap_or(write.now)
-        }
-        _ => write.now,
+    // An apply that changes nothing leaves the time as it was: a new manager has none then, as upstream's.
+    let time = if changed {
+        Some(write.now)
+    } else {
+        own_before.and_then(|own| own.time)
     };
     new_entries.retain(|entry| !entry.identity.is(&identity));
     take(&mut new_entries, identity, stated, time);

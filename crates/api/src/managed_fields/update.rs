@@ -64,7 +64,9 @@ fn updated(
             api_version: write.api_version,
             subresource: write.subresource,
         };
-        take(&mut entries, identity, own, write.now);
+        // Upstream keeps no time of who scaled: its records pass through the Scale.
+        let time = (write.subresource != "scale").then_some(write.now);
+        take(&mut entries, identity, own, time);
     }
     cap_update_managers(&mut entries);
     Some(entries::to_value(entries))
@@ -92,7 +94,7 @@ pub(super) fn take<'a>(
     entries: &mut Vec<Entry<'a>>,
     identity: Identity<'a>,
     fields: FieldSet<'a>,
-    now: &'a str,
+    now: Option<&'a str>,
 ) {
     match entries
         .iter_mut()
@@ -100,11 +102,11 @@ pub(super) fn take<'a>(
     {
         Some(entry) => {
             entry.fields = entry.fields.union(&fields);
-            entry.time = Some(now);
+            entry.time = now;
         }
         None => entries.push(Entry {
             identity,
-            time: Some(now),
+            time: now,
             fields,
         }),
     }

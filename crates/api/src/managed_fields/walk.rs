@@ -511,6 +511,49 @@ fn state_fields<'a>(
     Ok(())
 }
 
+/// Refuses a field that its type does not have; free-form values are not looked into.
+pub(super) fn check_declared(value: &Value, position: Position) -> Result<(), Malformed> {
+    check_declared_below(table(), value, position, &mut String::new())
+}
+
+fn check_declared_below(
+    table: &'static Table,
+    value: &Value,
+    position: Position,
+    path: &mut String,
+) -> Result<(), Malformed> {
+    let length = path.len();
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                Element::field(name).print(path);
+                if let Position::Struct(id) = position
+                    && table.json_field(id, name).is_none()
+                    && !(length == 0 && matches!(name.as_str(), "apiVersion" | "kind"))
+                {
+                    return Err(Malformed(format!("{path}: field not declared in schema")));
+                }
+                let child = position.child(table, name).position;
+                if !matches!(child, Position::Leaf | Position::Deduced) {
+                    check_declared_below(table, value, child, path)?;
+                }
+                path.truncate(length);
+            }
+        }
+        Value::Array(items) => {
+            if let Position::List(keys, _) = position {
+                for item in items {
+                    item_element(table, item, keys, position)?.print(path);
+                    check_declared_below(table, item, position.item(table), path)?;
+                    path.truncate(length);
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 /// Merges what `config` states into `live`. Null in `config` clears.
 pub(super) fn merge(live: Value, config: &Value, position: Position) -> Result<Value, Malformed> {
     let table = table();

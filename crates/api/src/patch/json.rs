@@ -28,8 +28,17 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<V
 
 /// Applies a JSON patch, given as its text.
 pub fn json_patch(object: Value, patch: &[u8]) -> Result<Value, PatchError> {
-    let operations: Vec<Operation> = serde_json::from_slice(patch)
-        .map_err(|error| PatchError::BadRequest(format!("error decoding patch: {error}")))?;
+    let operations: Vec<Operation> = serde_json::from_slice(patch).map_err(|error| {
+        let problem = match serde_json::from_slice::<Value>(patch) {
+            Err(syntax) => crate::decode::syntax_error(patch, &syntax),
+            Ok(value) if !value.is_array() => format!(
+                "json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp",
+                crate::decode::json_type(&value)
+            ),
+            Ok(_) => error.to_string(),
+        };
+        PatchError::BadRequest(format!("error decoding patch: {problem}"))
+    })?;
     if operations.len() > OPERATIONS_MAX {
         return Err(PatchError::TooLarge(format!(
             "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}",
@@ -89,9 +98,16 @@ fn apply(
             let from = from.ok_or_else(missing_from)?;
             let path = path.ok_or_else(missing_path)?;
             let tokens = tokens(&from, &op)?;
-            let value = find(document, &tokens)
-                .ok_or_else(|| fail(format!("copy operation does not apply: doc is missing from path: {from}: missing value")))?
-                .clone();
+            // As upstream's library has it, a member that an object has not reads as null.
+            let value = match find(document, &tokens) {
+                Some(value) => value.clone(),
+                None if is_in_object(document, &tokens) => Value::Null,
+                None => {
+                    return Err(fail(format!(
+                        "copy operation does not apply: doc is missing from path: {from}: missing value"
+                    )));
+                }
+            };
             *copied_bytes += value.to_string().len();
             if *copied_bytes > COPY_BYTES_MAX {
                 return Err(PatchError::TooLarge(format!(
@@ -262,6 +278,14 @@ fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), PatchEr
             "replace operation does not apply: doc is missing path: {path}: missing value"
         )));
     }
+    let (last, parents) = tokens
+        .split_last()
+        .expect("a path to the root was handled above");
+    // Upstream's library replaces what is not there yet, in an object.
+    if let Some(Parent::Object(object)) = parent(document, parents) {
+        object.insert(last.clone(), value);
+        return Ok(());
+    }
     let target = find_mut(document, &tokens).ok_or_else(|| {
         fail(format!(
             "replace operation does not apply: doc is missing key: {path}: missing value"
@@ -269,6 +293,13 @@ fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), PatchEr
     })?;
     *target = value;
     Ok(())
+}
+
+fn is_in_object(document: &Value, tokens: &[String]) -> bool {
+    tokens
+        .split_last()
+        .and_then(|(_, parents)| find(document, parents))
+        .is_some_and(Value::is_object)
 }
 
 #[cfg(test)]
@@ -334,6 +365,12 @@ mod tests {
             json!([{"op": "add", "path": "/n", "value": null}]),
             Ok(json!({"a": [1, 2, 3], "m": {"x/y": 1}, "n": null})),
         );
+        // As upstream, though RFC 6902 wants the target to be there.
+        check(
+            list(),
+            json!([{"op": "replace", "path": "/m/new", "value": 2}, {"op": "copy", "from": "/none", "path": "/n"}]),
+            Ok(json!({"a": [1, 2, 3], "m": {"x/y": 1, "new": 2}, "n": null})),
+        );
     }
 
     #[test]
@@ -365,13 +402,18 @@ mod tests {
         );
         check(
             object(),
-            json!([{"op": "replace", "path": "/m/x", "value": 1}]),
-            Err("replace operation does not apply: doc is missing key: /m/x: missing value"),
+            json!([{"op": "replace", "path": "/m/x/y", "value": 1}]),
+            Err("replace operation does not apply: doc is missing path: /m/x/y: missing value"),
         );
         check(
             object(),
-            json!([{"op": "copy", "from": "/x", "path": "/y"}]),
-            Err("copy operation does not apply: doc is missing from path: /x: missing value"),
+            json!([{"op": "replace", "path": "/a/7", "value": 1}]),
+            Err("replace operation does not apply: doc is missing key: /a/7: missing value"),
+        );
+        check(
+            object(),
+            json!([{"op": "copy", "from": "/x/z", "path": "/y"}]),
+            Err("copy operation does not apply: doc is missing from path: /x/z: missing value"),
         );
         check(
             object(),

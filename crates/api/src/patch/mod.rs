@@ -10,7 +10,7 @@ mod strategic;
 use serde_json::{Map, Value};
 
 pub use json::json_patch;
-pub use strategic::strategic_merge_patch;
+pub use strategic::{shown, strategic_merge_patch};
 
 pub const JSON_PATCH_TYPE: &str = "application/json-patch+json";
 pub const MERGE_PATCH_TYPE: &str = "application/merge-patch+json";

@@ -459,7 +459,7 @@ fn without_directives(value: Value) -> Option<Value> {
 }
 
 /// As Go's `%v` prints it: `map[a:1 b:[x y]]`.
-fn shown(value: &Value) -> String {
+pub fn shown(value: &Value) -> String {
     let joined = |parts: Vec<String>| parts.join(" ");
     match value {
         Value::Null => "<nil>".to_owned(),

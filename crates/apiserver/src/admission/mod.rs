@@ -14,6 +14,7 @@ mod service_account;
 
 use api::kind::{Object, Part};
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 
 use crate::rest::Rest;
 use crate::status::ApiResult;
@@ -60,8 +61,11 @@ pub async fn admit_create(rest: &Rest<'_>, object: &mut dyn Object) -> ApiResult
         service_account::admit(rest, pod).await?;
         pod::default_tolerations(pod);
         priority::admit(rest, pod)?;
+        pod::check_runtime_class(pod)?;
     } else if let Some(new) = object.as_any_mut().downcast_mut::<Service>() {
         service::admit(rest, new, None, &mut reservation)?;
+    } else if let Some(class) = object.as_any().downcast_ref::<PriorityClass>() {
+        priority::admit_class(rest, class)?;
     } else {
         rbac::admit(rest, object, None)?;
     }
@@ -78,13 +82,17 @@ pub async fn admit_update(
     if *part != Part::Main {
         return Ok(reservation);
     }
-    if let Some(service) = new.as_any_mut().downcast_mut::<Service>() {
+    if let Some(pod) = new.as_any_mut().downcast_mut::<Pod>() {
+        pod::default_tolerations(pod);
+    } else if let Some(service) = new.as_any_mut().downcast_mut::<Service>() {
         service::admit(
             rest,
             service,
             old.as_any().downcast_ref::<Service>(),
             &mut reservation,
         )?;
+    } else if let Some(class) = new.as_any().downcast_ref::<PriorityClass>() {
+        priority::admit_class(rest, class)?;
     } else {
         rbac::admit(rest, new, Some(old))?;
     }

@@ -72,5 +72,7 @@ pub fn may_be_removed(object: &dyn Object) -> bool {
 pub fn mark_terminating(object: &mut dyn Object) {
     if let Some(namespace) = object.as_any_mut().downcast_mut::<Namespace>() {
         namespace.status.get_or_insert_default().phase = Some("Terminating".into());
+        // It goes when it is empty: no period was ever granted.
+        namespace.metadata.deletion_grace_period_seconds = None;
     }
 }

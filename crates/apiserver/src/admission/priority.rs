@@ -63,6 +63,25 @@ pub fn admit(rest: &Rest<'_>, pod: &mut Pod) -> ApiResult<()> {
     Ok(())
 }
 
+/// One class at most is the default of all pods.
+pub fn admit_class(rest: &Rest<'_>, class: &PriorityClass) -> ApiResult<()> {
+    if class.global_default != Some(true) {
+        return Ok(());
+    }
+    let classes = rest.core.priority_classes.current(&rest.core.caches);
+    match &classes.default {
+        Some(name) if Some(name) != class.metadata.name.as_ref() => Err(ApiError::forbidden(
+            &rest.kind.group,
+            &rest.kind.plural,
+            class.metadata.name.as_deref().unwrap_or_default(),
+            &format!(
+                "PriorityClass {name} is already marked as default. Only one default can exist"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// All classes, decoded; read afresh when one of them changed.
 #[derive(Default)]
 pub struct Classes(RwLock<Arc<Known>>);

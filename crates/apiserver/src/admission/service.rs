@@ -238,12 +238,9 @@ fn allocate_address(
     if type_of(spec) == "ExternalName" {
         return Ok(());
     }
-    if spec.cluster_ip.as_deref().is_none_or(str::is_empty) {
-        spec.cluster_ip = spec
-            .cluster_ips
-            .as_ref()
-            .and_then(|addresses| addresses.first().cloned())
-            .filter(|address| !address.is_empty());
+    check_families(spec, errors);
+    if !errors.is_empty() {
+        return Ok(());
     }
     match spec.cluster_ip.clone() {
         Some(headless) if headless == HEADLESS => {
@@ -286,6 +283,52 @@ fn allocate_address(
     spec.ip_family_policy
         .get_or_insert_with(|| "SingleStack".into());
     Ok(())
+}
+
+/// A cluster of one family cannot serve another one, nor both; only a headless Service without a selector, whose
+/// endpoints are its author's, may say so.
+fn check_families(spec: &ServiceSpec, errors: &mut ErrorList) {
+    let mut refuse = |field: String, bad_value: String, detail: &str| {
+        errors.push(FieldError {
+            reason: FieldErrorReason::Invalid,
+            field,
+            bad_value,
+            detail: detail.into(),
+        });
+    };
+    let addresses = spec.cluster_ips.as_deref().unwrap_or_default();
+    let has_address = spec
+        .cluster_ip
+        .as_deref()
+        .is_some_and(|address| !address.is_empty());
+    if !addresses.is_empty() && !has_address {
+        refuse(
+            "spec.clusterIPs".into(),
+            api::error::print_value(addresses),
+            "must be empty when `clusterIP` is not specified",
+        );
+    }
+    let unselective = spec.selector.as_ref().is_none_or(|own| own.is_empty());
+    if spec.cluster_ip.as_deref() == Some(HEADLESS) && unselective {
+        return;
+    }
+    if spec.ip_family_policy.as_deref() == Some("RequireDualStack") {
+        refuse(
+            "spec.ipFamilyPolicy".into(),
+            "\"RequireDualStack\"".into(),
+            "this cluster is not configured for dual-stack services",
+        );
+    }
+    // Names that are no family are left to validation.
+    for (index, family) in spec.ip_families.iter().flatten().enumerate() {
+        if family == "IPv6" {
+            refuse(
+                format!("spec.ipFamilies[{index}]"),
+                api::error::print_value(family),
+                "not configured on this cluster",
+            );
+        }
+    }
 }
 
 fn allocate_ports(
@@ -368,6 +411,42 @@ fn allocate_ports(
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    #[test]
+    fn families_are_those_of_the_cluster() {
+        for (spec, expect) in [
+            (r#"{"selector":{"a":"b"},"ipFamilies":["IPv4"]}"#, None),
+            (
+                r#"{"selector":{"a":"b"},"ipFamilyPolicy":"PreferDualStack"}"#,
+                None,
+            ),
+            (
+                r#"{"clusterIP":"None","clusterIPs":["None"],"ipFamilyPolicy":"RequireDualStack","ipFamilies":["IPv4","IPv6"]}"#,
+                None,
+            ),
+            (
+                r#"{"selector":{"a":"b"},"ipFamilyPolicy":"RequireDualStack"}"#,
+                Some(
+                    "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
+                ),
+            ),
+            (
+                r#"{"selector":{"a":"b"},"ipFamilies":["IPv6"]}"#,
+                Some("spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"),
+            ),
+            (
+                r#"{"selector":{"a":"b"},"clusterIPs":["10.43.0.9"]}"#,
+                Some(
+                    "spec.clusterIPs: Invalid value: [\"10.43.0.9\"]: must be empty when `clusterIP` is not specified",
+                ),
+            ),
+        ] {
+            let mut errors = ErrorList::new();
+            check_families(&serde_json::from_str(spec).unwrap(), &mut errors);
+            let found = errors.first().map(ToString::to_string);
+            assert_eq!(found.as_deref(), expect, "{spec}");
+        }
+    }
 
     #[test]
     fn a_range_is_used_to_its_last_address() {

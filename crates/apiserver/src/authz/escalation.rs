@@ -39,7 +39,9 @@ pub fn check(
         .iter()
         .map(|group| format!("{group:?}"))
         .collect();
-    let list: Vec<String> = missing.iter().map(describe).collect();
+    let mut list: Vec<String> = compact(missing).iter().map(describe).collect();
+    list.sort();
+    list.dedup();
     let message = format!(
         "user {:?} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",
         identity.user,
@@ -108,6 +110,28 @@ fn atoms(rule: &PolicyRule) -> Vec<PolicyRule> {
     atoms
 }
 
+/// One rule for the verbs of each resource, as messages list them.
+fn compact(atoms: Vec<PolicyRule>) -> Vec<PolicyRule> {
+    let mut rules: Vec<PolicyRule> = Vec::new();
+    for atom in atoms {
+        let same = rules.iter_mut().find(|rule| {
+            rule.resources.is_some()
+                && (&rule.api_groups, &rule.resources, &rule.resource_names)
+                    == (&atom.api_groups, &atom.resources, &atom.resource_names)
+        });
+        match same {
+            Some(rule) => rule.verbs.extend(
+                atom.verbs
+                    .into_iter()
+                    .filter(|verb| !rule.verbs.contains(verb))
+                    .collect::<Vec<_>>(),
+            ),
+            None => rules.push(atom),
+        }
+    }
+    rules
+}
+
 fn covered(held: &[Rules], atom: &PolicyRule) -> bool {
     let first = |list: &Option<Vec<String>>| {
         list.as_ref()
@@ -155,7 +179,8 @@ fn describe(rule: &PolicyRule) -> String {
     let mut parts = Vec::new();
     let mut part = |name: &str, list: &[String]| {
         if !list.is_empty() {
-            parts.push(format!("{name}:{list:?}"));
+            let quoted: Vec<String> = list.iter().map(|text| format!("{text:?}")).collect();
+            parts.push(format!("{name}:[{}]", quoted.join(" ")));
         }
     };
     part("APIGroups", rule.api_groups.as_deref().unwrap_or_default());
@@ -231,6 +256,25 @@ mod tests {
             rule(&["*"], &[""], &["pods"], &[]),
             rule(&["*"], &[""], &["pods"], &[]),
             true,
+        );
+    }
+
+    #[test]
+    fn verbs_of_a_resource_are_listed_together() {
+        let given = [
+            rule(&["get", "list"], &[""], &["secrets", "pods"], &[]),
+            rule(&["watch", "get"], &[""], &["secrets"], &[]),
+            rule(&["get"], &["apps"], &["deployments"], &["a"]),
+        ];
+        let atoms = given.iter().flat_map(atoms).collect();
+        let found: Vec<String> = compact(atoms).iter().map(describe).collect();
+        assert_eq!(
+            found,
+            [
+                r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get" "list" "watch"]}"#,
+                r#"{APIGroups:[""], Resources:["pods"], Verbs:["get" "list"]}"#,
+                r#"{APIGroups:["apps"], Resources:["deployments"], ResourceNames:["a"], Verbs:["get"]}"#,
+            ]
         );
     }
 }

@@ -1,7 +1,7 @@
 //! Which form of an answer the client wants.
 
 use http::HeaderMap;
-use http::header::ACCEPT;
+use http::header::{ACCEPT, USER_AGENT};
 
 use crate::request::Query;
 use crate::status::{ApiError, ApiResult};
@@ -40,6 +40,18 @@ pub struct Accept {
 pub const MEDIA_TYPES: &str =
     "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
+/// People read what these fetch: they get indented JSON unless they say otherwise.
+const AGENTS_OF_PEOPLE: [&str; 3] = ["curl", "Wget", "Mozilla/5.0"];
+
+fn wants_pretty(headers: &HeaderMap, query: &Query) -> bool {
+    query.boolean("pretty").unwrap_or_else(|| {
+        headers
+            .get(USER_AGENT)
+            .and_then(|agent| agent.to_str().ok())
+            .is_some_and(|agent| AGENTS_OF_PEOPLE.iter().any(|own| agent.starts_with(own)))
+    })
+}
+
 impl Accept {
     /// The first form in the client's list that there is; `protobuf`: whether the answer has one.
     pub fn negotiate(headers: &HeaderMap, query: &Query, protobuf: bool) -> ApiResult<Self> {
@@ -49,10 +61,11 @@ impl Accept {
             Some("Object") => IncludeObject::Object,
             Some(other) => {
                 return Err(ApiError::bad_request(format!(
-                    "unrecognized includeObject value: {other:?}"
+                    "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty"
                 )));
             }
         };
+        let pretty = wants_pretty(headers, query);
         let mut named = false;
         for header in headers.get_all(ACCEPT) {
             let Ok(header) = header.to_str() else {
@@ -65,7 +78,7 @@ impl Accept {
             {
                 named = true;
                 if let Some(mut accept) = Self::clause(clause, include, protobuf) {
-                    accept.pretty = query.is_true("pretty");
+                    accept.pretty = pretty;
                     return Ok(accept);
                 }
             }
@@ -76,7 +89,7 @@ impl Accept {
         Ok(Self {
             encoding: Encoding::Json,
             shape: Shape::Object,
-            pretty: query.is_true("pretty"),
+            pretty,
         })
     }
 

@@ -4,9 +4,7 @@ use api::kind::{Decoded, Kind};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
-use serde::Deserialize;
 use serde_json::{Value, json};
-use std::borrow::Cow;
 
 use super::accept::{Accept, Encoding, Shape};
 use super::request_body::{MediaType, yaml_to_json};
@@ -24,15 +22,6 @@ pub fn api_version(group: &str, version: &str) -> String {
     }
 }
 
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct TypeMeta<'a> {
-    #[serde(borrow, default)]
-    api_version: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    kind: Option<Cow<'a, str>>,
-}
-
 /// The body as JSON, whatever it came as.
 pub fn to_json(body: Bytes, media_type: MediaType) -> ApiResult<Bytes> {
     match media_type {
@@ -47,22 +36,83 @@ pub fn to_json(body: Bytes, media_type: MediaType) -> ApiResult<Bytes> {
     }
 }
 
-/// Decodes an object of a kind; says so when the body is one of another kind.
+/// Decodes an object of a kind; says so when the body is one of another kind, or none.
 pub fn decode(kind: &Kind, json: &[u8], strict: bool) -> ApiResult<Decoded> {
+    // To Go's decoder null is an object without fields.
+    let json = if json.trim_ascii() == b"null" {
+        b"{}"
+    } else {
+        json
+    };
     kind.strategy.decode(json, strict).map_err(|error| {
+        let value: Value = match serde_json::from_slice(json) {
+            Ok(value) => value,
+            Err(syntax) => {
+                let problem = api::decode::syntax_error(json, &syntax);
+                return unrecognized(kind, json, &problem);
+            }
+        };
+        if !value.is_object() {
+            let problem = format!(
+                "json: cannot unmarshal {} into an object",
+                api::decode::json_type(&value)
+            );
+            return unrecognized(kind, json, &problem);
+        }
+        let of = |field: &str| value[field].as_str().unwrap_or_default();
+        let (version, name) = (of("apiVersion"), of("kind"));
         let expect = api_version(&kind.group, &kind.version);
-        if let Ok(found) = serde_json::from_slice::<TypeMeta<'_>>(json) {
-            if let Some(version) = found.api_version.as_deref().filter(|version| *version != expect) {
-                return ApiError::bad_request(format!(
-                    "the API version in the data ({version}) does not match the expected API version ({expect})"
-                ));
-            }
-            if let Some(other) = found.kind.as_deref().filter(|other| *other != kind.kind) {
-                return ApiError::bad_request(format!("the object provided is unrecognized (must be of type {}): {other} in {expect}", kind.kind));
-            }
+        let is_other =
+            (!version.is_empty() && version != expect) || (!name.is_empty() && name != kind.kind);
+        if is_other {
+            return other_kind(kind, version, name);
         }
         ApiError::undecodable(&kind.kind, &kind.version, &error)
     })
+}
+
+/// The body is nothing that has a version and a kind.
+fn unrecognized(kind: &Kind, json: &[u8], problem: &str) -> ApiError {
+    const SHOWN_MAX: usize = 30;
+    let part = &json[..json.len().min(SHOWN_MAX)];
+    let mut summary = match part {
+        [] => "<empty>".to_owned(),
+        [b'{', ..] => String::from_utf8_lossy(part).into_owned(),
+        _ => part.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    if json.len() > SHOWN_MAX {
+        summary += " ...";
+    }
+    ApiError::bad_request(format!(
+        "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error: {problem} ({summary})",
+        kind.kind
+    ))
+}
+
+/// The body is an object, but of another kind or version than those of the path.
+fn other_kind(kind: &Kind, version: &str, name: &str) -> ApiError {
+    let short = |version: &str| version.rsplit('/').next().unwrap_or_default().to_owned();
+    let group = match kind.group.split('.').next() {
+        None | Some("") => "core",
+        Some(group) => group,
+    };
+    let (found_group, found_version) = version.split_once('/').unwrap_or(("", version));
+    let is_known = api::registry::Registry::builtin()
+        .by_kind(found_group, found_version, name)
+        .is_some();
+    let why = if is_known {
+        format!(
+            "converting ({found_version}.{name}) to ({group}.{}): unknown conversion",
+            kind.kind
+        )
+    } else {
+        format!("no kind {name:?} is registered for version {version:?}")
+    };
+    ApiError::bad_request(format!(
+        "{name} in version {:?} cannot be handled as a {}: {why}",
+        short(version),
+        kind.kind
+    ))
 }
 
 /// Answers with JSON text, or what the client wants instead.

@@ -67,7 +67,7 @@ impl Query {
             .map(|value| {
                 value.parse().map_err(|_| {
                     ApiError::bad_request(format!(
-                        "invalid value {value:?} of parameter {key:?}: it must be a whole number"
+                        "strconv.ParseInt: parsing {value:?}: invalid syntax"
                     ))
                 })
             })

@@ -83,13 +83,17 @@ impl Rest<'_> {
             ));
         }
         let base = meta::prepare(object.metadata_mut());
-        strategy.prepare_create(&mut *object);
         strategy.default(&mut *object);
+        // What the server adds from here on is owned by nobody.
         let managed_fields = self.record_creation(&mut *object, writer)?;
-        let reservation = admission::admit_create(self, &mut *object).await?;
-        for warning in strategy.warnings(&*object) {
-            self.context.warn(warning);
+        strategy.prepare_create(&mut *object);
+        // A new status has defaults too.
+        strategy.default(&mut *object);
+        if managed_fields.is_some() {
+            // The place of the record in the encoding, which defaulting takes for an empty list like others.
+            object.metadata_mut().managed_fields = Some(Vec::new());
         }
+        let reservation = admission::admit_create(self, &mut *object).await?;
 
         let mut tries = 0;
         loop {
@@ -97,12 +101,10 @@ impl Rest<'_> {
             let errors = strategy.validate_create(&*object);
             if !errors.is_empty() {
                 let name = object.metadata().name.clone().unwrap_or_default();
-                return Err(ApiError::invalid(
-                    &self.kind.group,
-                    &self.kind.kind,
-                    &name,
-                    &errors,
-                ));
+                return Err(self.invalid(&name, &errors));
+            }
+            for warning in strategy.warnings(&*object) {
+                self.context.warn(warning);
             }
             let stored = self
                 .store_new(&mut *object, managed_fields.as_deref(), options.dry_run)

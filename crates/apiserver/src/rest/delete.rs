@@ -143,13 +143,11 @@ impl Rest<'_> {
         options: &DeleteOptions,
         current: &Item,
     ) -> ApiResult<()> {
-        let failed = |what: &str, wanted: &str, found: &str| {
-            let detail = format!(
-                "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
-            );
+        // Upstream names the kind here, not the resource.
+        let failed = |detail: String| {
             Err(ApiError::conflict(
                 &self.kind.group,
-                &self.kind.plural,
+                &self.kind.kind,
                 self.name,
                 &detail,
             ))
@@ -159,7 +157,10 @@ impl Rest<'_> {
             .as_deref()
             .filter(|uid| **uid != *current.head.uid)
         {
-            return failed("UID", uid, &current.head.uid);
+            return failed(format!(
+                "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+                current.head.uid
+            ));
         }
         let revision = current.revision.to_string();
         if let Some(version) = options
@@ -167,7 +168,9 @@ impl Rest<'_> {
             .as_deref()
             .filter(|version| *version != revision)
         {
-            return failed("ResourceVersion", version, &revision);
+            return failed(format!(
+                "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({revision}). The object might have been modified"
+            ));
         }
         Ok(())
     }

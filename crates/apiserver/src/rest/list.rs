@@ -51,7 +51,7 @@ impl Continue {
             .filter(|token| token.v == "meta.k8s.io/v1" && token.rv > 0)
             .ok_or_else(|| {
                 ApiError::bad_request(
-                    "continue key is not valid: it must be one that a list answered with",
+                    "invalid continue token: continue key is not valid: it must be one that a list answered with",
                 )
             })
     }
@@ -204,7 +204,7 @@ impl Rest<'_> {
         if let Some(start) = start {
             if !start.starts_with(&prefix) {
                 return Err(ApiError::bad_request(
-                    "continue key is not valid: it belongs to another list",
+                    "invalid continue token: continue key is not valid: it belongs to another list",
                 ));
             }
             range.start = self.cache.store_key(start);

@@ -1,12 +1,11 @@
 //! Who wrote which field last: the records that every write leaves, and server-side apply.
 
-use api::kind::{Decoded, Object, Part};
+use api::kind::{Object, Part};
 use api::managed_fields::{ApplyError, Write, apply, created, update};
 use http::StatusCode;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use serde_json::Value;
 
-use super::options::FieldValidation;
 use super::update::{Written, subresource_name};
 use super::{ApiResponse, Rest, WriteOptions, meta};
 use crate::codec::object::api_version;
@@ -118,12 +117,7 @@ impl Rest<'_> {
 
     /// Server-side apply.
     pub async fn apply(&self, part: Part, applied: &Value, options: &WriteOptions) -> ApiResponse {
-        if options.field_manager.is_empty() {
-            return Err(ApiError::bad_request(
-                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-            ));
-        }
-        let config = self.check_config(applied, options)?;
+        let config = self.check_config(applied)?;
         let writer = Writer {
             manager: options.field_manager.clone(),
             subresource: subresource_name(&part),
@@ -182,36 +176,31 @@ impl Rest<'_> {
                 ApiError::apply_conflict(&conflicts.message(), &causes)
             }
             ApplyError::BadRequest(message) => ApiError::bad_request(message),
-            ApplyError::Malformed(message) => ApiError::internal(message),
+            ApplyError::Malformed(message) => ApiError::unexplained(message),
         })?;
         let mut object = self
             .kind
             .strategy
             .from_value(applied.object)
-            .map_err(|error| {
-                ApiError::unprocessable(format!(
-                    "the applied {} is invalid: {error}",
-                    self.kind.kind
-                ))
-            })?;
+            .map_err(|error| ApiError::undecodable_patch(&config.to_string(), &error))?;
         self.check_namespace(&mut *object)?;
         Ok(object)
     }
 
-    /// The configuration with its name and namespace, its unknown fields treated as the request wants.
-    fn check_config(&self, applied: &Value, options: &WriteOptions) -> ApiResult<Value> {
+    /// The configuration with its name; unknown fields are refused when it is applied, whatever the request wants.
+    fn check_config(&self, applied: &Value) -> ApiResult<Value> {
         let mut config = applied.clone();
-        if !config.is_object() {
-            return Err(ApiError::bad_request(
-                "the body of an apply must be an object",
-            ));
-        }
-        let kind = config["kind"].as_str().unwrap_or_default();
-        if !kind.is_empty() && kind != self.kind.kind {
+        let text = |field: &str| applied[field].as_str().unwrap_or_default();
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        if kind != self.kind.kind || version.is_empty() {
+            let separator = if version.contains('/') { "" } else { "/" };
             return Err(ApiError::bad_request(format!(
-                "the kind in the body ({kind}) does not match the kind of the URL ({})",
-                self.kind.kind
+                "invalid object type: {separator}{version}, Kind={kind}"
             )));
+        }
+        let api_version = api_version(&self.kind.group, &self.kind.version);
+        if let Some(type_) = api::schema::table().kind(&api_version, &self.kind.kind) {
+            api::nulls::fill(&mut config, type_);
         }
         match config["metadata"]["name"].as_str() {
             Some(name) if name != self.name => {
@@ -222,29 +211,6 @@ impl Rest<'_> {
             }
             Some(_) => {}
             None => config["metadata"]["name"] = self.name.into(),
-        }
-        if options.field_validation != FieldValidation::Ignore {
-            let Decoded { problems, .. } = self
-                .kind
-                .strategy
-                .decode(config.to_string().as_bytes(), true)
-                .map_err(|error| {
-                    ApiError::bad_request(format!("failed to create typed patch object: {error}"))
-                })?;
-            let messages: Vec<String> = problems
-                .into_iter()
-                .map(|problem| problem.message)
-                .collect();
-            if options.field_validation == FieldValidation::Strict && !messages.is_empty() {
-                return Err(ApiError::strict(
-                    &self.kind.kind,
-                    &self.kind.version,
-                    &messages,
-                ));
-            }
-            messages
-                .into_iter()
-                .for_each(|message| self.context.warn(message));
         }
         Ok(config)
     }

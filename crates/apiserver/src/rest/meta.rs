@@ -67,10 +67,9 @@ impl Rest<'_> {
         if own.is_empty() {
             meta.namespace = Some(self.namespace.to_owned());
         } else if own != self.namespace {
-            return Err(ApiError::bad_request(format!(
-                "the namespace of the provided object does not match the namespace sent on the request: {own} is not {}",
-                self.namespace
-            )));
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
         }
         Ok(())
     }
@@ -80,8 +79,8 @@ impl Rest<'_> {
         let meta = object.metadata_mut();
         match meta.name.as_deref().unwrap_or_default() {
             "" => Err(ApiError::bad_request(format!(
-                "the name of the object ({:?} in the body) must be set and be {:?}, as in the URL",
-                "", self.name
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                self.name
             ))),
             own if own != self.name => Err(ApiError::bad_request(format!(
                 "the name of the object ({own}) does not match the name on the URL ({})",

@@ -20,6 +20,7 @@ pub use selection::Selection;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use api::error::ErrorList;
 use api::kind::{Decoded, Kind, Object};
 use bytes::Bytes;
 use http::Response;
@@ -59,6 +60,16 @@ impl<'a> Rest<'a> {
 
     pub fn not_found(&self) -> ApiError {
         ApiError::not_found(&self.kind.group, &self.kind.plural, self.name)
+    }
+
+    /// What validation found; kinds of one storage are all of the core group to it, as upstream.
+    pub fn invalid(&self, name: &str, errors: &ErrorList) -> ApiError {
+        let group = if self.kind.strategy.shares_storage() {
+            ""
+        } else {
+            self.kind.group.as_ref()
+        };
+        ApiError::invalid(group, &self.kind.kind, name, errors)
     }
 
     pub fn modified(&self) -> ApiError {

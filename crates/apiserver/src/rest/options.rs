@@ -1,6 +1,6 @@
 //! `ListOptions`, `DeleteOptions` and the options of writes, from queries and bodies.
 
-use api::error::{ErrorList, FieldError, FieldErrorReason};
+use api::error::{ErrorList, FieldError, FieldErrorReason, go_quoted};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions as DeleteOptionsBody;
 
 use crate::request::Query;
@@ -24,6 +24,9 @@ pub struct WriteOptions {
     pub force: bool,
 }
 
+/// What [`WriteOptions::parse`] is given for the options of a server-side apply.
+pub const APPLY: &str = "PatchOptions of an apply";
+
 impl WriteOptions {
     pub fn parse(query: &Query, kind: &'static str) -> ApiResult<Self> {
         let mut errors = ErrorList::new();
@@ -36,7 +39,7 @@ impl WriteOptions {
                 errors.push(not_supported(
                     "fieldValidation",
                     other,
-                    r#""Ignore", "Strict", "Warn""#,
+                    r#""", "Ignore", "Strict", "Warn""#,
                 ));
                 FieldValidation::Warn
             }
@@ -50,16 +53,37 @@ impl WriteOptions {
                 "may not be more than 128 bytes",
             ));
         }
-        if let Some(character) = field_manager
-            .chars()
-            .find(|character| character.is_control())
+        if let Some((index, character)) = field_manager
+            .char_indices()
+            .find(|(_, character)| character.is_control())
         {
-            let detail = format!("invalid character U+{:04X}", u32::from(character));
+            let detail = format!(
+                "invalid character U+{:04X} (at position {index})",
+                u32::from(character)
+            );
             errors.push(problem(
                 FieldErrorReason::Invalid,
                 "fieldManager",
-                &format!("{field_manager:?}"),
+                &go_quoted(&field_manager),
                 &detail,
+            ));
+        }
+        let force = query.boolean("force");
+        if kind == APPLY {
+            if field_manager.is_empty() {
+                errors.push(problem(
+                    FieldErrorReason::Required,
+                    "fieldManager",
+                    "",
+                    "is required for apply patch",
+                ));
+            }
+        } else if force.is_some() && kind == "PatchOptions" {
+            errors.push(problem(
+                FieldErrorReason::Forbidden,
+                "force",
+                "",
+                "may not be specified for non-apply patch",
             ));
         }
         if errors.is_empty() {
@@ -67,24 +91,28 @@ impl WriteOptions {
                 dry_run,
                 field_manager,
                 field_validation,
-                force: query.is_true("force"),
+                force: force.unwrap_or(false),
             })
         } else {
+            let kind = if kind == APPLY { "PatchOptions" } else { kind };
             Err(ApiError::invalid("meta.k8s.io", kind, "", &errors))
         }
     }
 }
 
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut ErrorList) -> bool {
-    let mut wanted = false;
-    for value in values.filter(|value| !value.is_empty()) {
-        if value == "All" {
-            wanted = true;
-        } else {
-            errors.push(not_supported("dryRun", value, r#""All""#));
-        }
+    let values: Vec<&str> = values.filter(|value| !value.is_empty()).collect();
+    if values.iter().any(|value| *value != "All") {
+        // The whole list is the value that is refused.
+        let shown = format!("{values:?}").replace("\", \"", "\",\"");
+        errors.push(problem(
+            FieldErrorReason::NotSupported,
+            "dryRun",
+            &shown,
+            "supported values: \"All\"",
+        ));
     }
-    wanted
+    !values.is_empty()
 }
 
 fn not_supported(field: &str, value: &str, supported: &str) -> FieldError {
@@ -135,6 +163,7 @@ impl DeleteOptions {
                 ..DeleteOptionsBody::default()
             }
         } else {
+            check_is_delete_options(body)?;
             serde_json::from_slice(body).map_err(|error| {
                 ApiError::bad_request(format!("the body is no DeleteOptions: {error}"))
             })?
@@ -158,7 +187,7 @@ impl DeleteOptions {
                 errors.push(not_supported(
                     "propagationPolicy",
                     other,
-                    r#""Background", "Foreground", "Orphan""#,
+                    r#""Foreground", "Background", "Orphan", "nil""#,
                 ));
                 None
             }
@@ -197,6 +226,28 @@ impl DeleteOptions {
                 .resource_version
                 .filter(|version| !version.is_empty()),
         })
+    }
+}
+
+/// The body of a deletion may leave out what it is, but be nothing else.
+fn check_is_delete_options(body: &[u8]) -> ApiResult<()> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct TypeMeta {
+        #[serde(default)]
+        api_version: String,
+        #[serde(default)]
+        kind: String,
+    }
+    match serde_json::from_slice::<TypeMeta>(body) {
+        Ok(found) if !found.kind.is_empty() && found.kind != "DeleteOptions" => {
+            Err(ApiError::bad_request(format!(
+                "no kind {:?} is registered for version {:?}",
+                found.kind, found.api_version
+            )))
+        }
+        // What is no object at all is refused when it is decoded.
+        _ => Ok(()),
     }
 }
 
@@ -320,7 +371,7 @@ impl ListOptions {
 pub fn parse_resource_version(text: &str) -> ApiResult<u64> {
     text.parse().map_err(|_| {
         ApiError::bad_request(format!(
-            "Invalid value: {text:?}: invalid resource version: it must be a whole number"
+            "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
         ))
     })
 }

@@ -1,5 +1,6 @@
 //! patch: JSON, merge, strategic merge; and server-side apply.
 
+use api::error::{FieldError, FieldErrorReason, go_quoted};
 use api::kind::{Object, Part};
 use api::patch::{
     APPLY_PATCH_TYPE, JSON_PATCH_TYPE, MERGE_PATCH_TYPE, PatchError, STRATEGIC_MERGE_PATCH_TYPE,
@@ -10,15 +11,13 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::managed_fields::Writer;
-use super::options::FieldValidation;
+use super::options::{APPLY, FieldValidation};
 use super::update::subresource_name;
 use super::{ApiResponse, Rest, WriteOptions};
 use crate::cache::Item;
 use crate::codec::object::api_version;
 use crate::codec::{essence, yaml_to_json};
 use crate::status::{ApiError, ApiResult};
-
-const MEDIA_TYPES: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
 
 /// What to do to an object.
 pub enum Patch {
@@ -31,15 +30,32 @@ pub enum Patch {
 impl Patch {
     pub fn parse(content_type: &str, body: Bytes) -> ApiResult<Self> {
         let json = |body: &[u8]| {
-            serde_json::from_slice::<Value>(body)
-                .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))
+            let undecodable =
+                |problem: String| ApiError::bad_request(format!("error decoding patch: {problem}"));
+            let value: Value = serde_json::from_slice(body)
+                .map_err(|error| undecodable(api::decode::syntax_error(body, &error)))?;
+            if !value.is_object() {
+                return Err(undecodable(format!(
+                    "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                    api::decode::json_type(&value)
+                )));
+            }
+            Ok(value)
         };
         match content_type {
             JSON_PATCH_TYPE => Ok(Self::Json(body)),
             MERGE_PATCH_TYPE => Ok(Self::Merge(json(&body)?)),
             STRATEGIC_MERGE_PATCH_TYPE => Ok(Self::Strategic(json(&body)?)),
             APPLY_PATCH_TYPE => Ok(Self::Apply(json(&yaml_to_json(&body)?)?)),
-            _ => Err(ApiError::unsupported_media_type(MEDIA_TYPES)),
+            _ => Err(ApiError::unsupported_patch_type()),
+        }
+    }
+
+    /// What an error shows of a patch whose outcome, `patched`, cannot be decoded.
+    pub fn shown(&self, patched: &Value) -> String {
+        match self {
+            Self::Strategic(patch) => api::patch::shown(patch),
+            _ => patched.to_string(),
         }
     }
 
@@ -64,24 +80,30 @@ impl Patch {
         };
         patched.map_err(|error| match error {
             PatchError::BadRequest(message) => ApiError::bad_request(message),
-            PatchError::Unprocessable(message) => ApiError::unprocessable(message),
+            PatchError::Unprocessable(problem) => {
+                tracing::debug!(kind, problem, "a patch does not apply");
+                ApiError::patch_does_not_apply()
+            }
             PatchError::TooLarge(message) => ApiError::too_large_patch(message),
-            PatchError::Internal(message) => ApiError::internal(message),
+            PatchError::Internal(message) => ApiError::unexplained(message),
         })
     }
 }
 
 impl Rest<'_> {
     pub async fn patch(&self, part: Part, body: Bytes) -> ApiResponse {
-        let options = WriteOptions::parse(&self.context.query, "PatchOptions")?;
-        let patch = Patch::parse(essence(&self.context.headers), body)?;
+        let content_type = essence(&self.context.headers);
+        let options = WriteOptions::parse(
+            &self.context.query,
+            if content_type == APPLY_PATCH_TYPE {
+                APPLY
+            } else {
+                "PatchOptions"
+            },
+        )?;
+        let patch = Patch::parse(content_type, body)?;
         if let Patch::Apply(applied) = &patch {
             return self.apply(part, applied, &options).await;
-        }
-        if options.force {
-            return Err(ApiError::bad_request(
-                "force is only allowed for server-side apply patches",
-            ));
         }
         let writer = Writer::update(self, &options, subresource_name(&part));
         let written = self
@@ -98,15 +120,40 @@ impl Rest<'_> {
         current: &Item,
         options: &WriteOptions,
     ) -> ApiResult<Box<dyn Object>> {
+        let uid = current.head.uid.clone();
         let current: Value = serde_json::from_slice(&current.json).map_err(ApiError::internal)?;
-        let patched = patch.apply(
+        let mut patched = patch.apply(
             &self.kind.group,
             &self.kind.version,
             &self.kind.kind,
             current,
         )?;
-        let mut object = self.decode_value(&patched, options)?;
+        // The object's type is the path's, whatever the patch says.
+        if let Some(fields) = patched.as_object_mut() {
+            fields.insert(
+                "apiVersion".into(),
+                api_version(&self.kind.group, &self.kind.version).into(),
+            );
+            fields.insert("kind".into(), self.kind.kind.as_ref().into());
+        }
+        let mut object = self.decode_value(&patched, patch, options)?;
+        self.check_name(&mut *object)?;
         self.check_namespace(&mut *object)?;
+        let own_uid = object.metadata().uid.clone().unwrap_or_default();
+        if !own_uid.is_empty() && own_uid != *uid {
+            let error = FieldError {
+                reason: FieldErrorReason::Invalid,
+                field: "metadata.uid".into(),
+                bad_value: go_quoted(&own_uid),
+                detail: "field is immutable".into(),
+            };
+            return Err(ApiError::invalid(
+                &self.kind.group,
+                &self.kind.kind,
+                self.name,
+                &vec![error],
+            ));
+        }
         Ok(object)
     }
 
@@ -114,40 +161,34 @@ impl Rest<'_> {
     pub fn decode_value(
         &self,
         value: &Value,
+        patch: &Patch,
         options: &WriteOptions,
     ) -> ApiResult<Box<dyn Object>> {
+        let undecodable = |error: &api::error::DecodeError| {
+            ApiError::undecodable_patch(&patch.shown(value), error)
+        };
         if options.field_validation == FieldValidation::Ignore {
             let from_value = self.kind.strategy.from_value(value.clone());
-            return from_value.map_err(|error| self.undecodable_patch(&error));
+            return from_value.map_err(|error| undecodable(&error));
         }
         let text = value.to_string();
         let decoded = self
             .kind
             .strategy
             .decode(text.as_bytes(), true)
-            .map_err(|error| self.undecodable_patch(&error))?;
+            .map_err(|error| undecodable(&error))?;
         let messages: Vec<String> = decoded
             .problems
             .into_iter()
             .map(|problem| problem.message)
             .collect();
         if options.field_validation == FieldValidation::Strict && !messages.is_empty() {
-            return Err(ApiError::strict(
-                &self.kind.kind,
-                &self.kind.version,
-                &messages,
-            ));
+            let problem = format!("strict decoding error: {}", messages.join(", "));
+            return Err(ApiError::undecodable_patch(&patch.shown(value), &problem));
         }
         messages
             .into_iter()
             .for_each(|message| self.context.warn(message));
         Ok(decoded.object)
-    }
-
-    fn undecodable_patch(&self, error: &api::error::DecodeError) -> ApiError {
-        ApiError::unprocessable(format!(
-            "the patched {} is invalid: {error}",
-            self.kind.kind
-        ))
     }
 }

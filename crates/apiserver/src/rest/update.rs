@@ -125,13 +125,15 @@ impl Rest<'_> {
         if let Some(uid) = meta.uid.as_deref().filter(|uid| !uid.is_empty())
             && Some(uid) != old.metadata().uid.as_deref()
         {
+            let own = old.metadata().uid.as_deref().unwrap_or_default();
             return Err(ApiError::conflict(
                 &self.kind.group,
                 &self.kind.plural,
                 self.name,
                 &format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    old.metadata().uid.as_deref().unwrap_or_default()
+                    "StorageError: invalid object, Code: 4, Key: /registry/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {own}",
+                    self.kind.plural,
+                    self.key(),
                 ),
             ));
         }
@@ -168,12 +170,7 @@ impl Rest<'_> {
         let reservation = admission::admit_update(self, new, old, part).await?;
         let errors = strategy.validate_update(new, old, part);
         if !errors.is_empty() {
-            return Err(ApiError::invalid(
-                &self.kind.group,
-                &self.kind.kind,
-                self.name,
-                &errors,
-            ));
+            return Err(self.invalid(self.name, &errors));
         }
         for warning in strategy.warnings(new) {
             self.context.warn(warning);

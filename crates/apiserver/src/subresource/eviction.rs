@@ -47,12 +47,7 @@ pub async fn create(rest: &Rest<'_>, body: &[u8]) -> ApiResponse {
             "Eviction in version \"v1\" cannot be handled as a Eviction: {error}"
         ))
     })?;
-    if eviction
-        .metadata
-        .name
-        .as_deref()
-        .is_some_and(|name| !name.is_empty() && name != rest.name)
-    {
+    if eviction.metadata.name.as_deref() != Some(rest.name) {
         return Err(ApiError::bad_request(
             "name in URL does not match name in Eviction object",
         ));

@@ -27,7 +27,7 @@ pub async fn handle(
     parts: Parts,
     body: RequestBody,
 ) -> ApiResponse {
-    let not_allowed = || ApiError::method_not_allowed(&rest.kind.group, &rest.kind.plural);
+    let not_allowed = ApiError::method_not_allowed;
     let verb = match parts.method {
         Method::GET | Method::HEAD => Verb::Get,
         Method::PUT => Verb::Update,

@@ -58,16 +58,19 @@ pub async fn patch(rest: &Rest<'_>, body: Bytes) -> ApiResponse {
     let options = WriteOptions::parse(&rest.context.query, "PatchOptions")?;
     let patch = Patch::parse(essence(&rest.context.headers), body)?;
     write(rest, &options, |item| {
-        let patched = match &patch {
+        let mut patched = match &patch {
             // The only field of a scale's spec: an apply of it is a merge.
             Patch::Apply(applied) => {
                 api::patch::merge_patch(scale_of(rest, item)?, applied.clone())
             }
             patch => patch.apply("autoscaling", "v1", "Scale", scale_of(rest, item)?)?,
         };
-        serde_json::from_value(patched).map_err(|error| {
-            ApiError::unprocessable(format!("the patched Scale is invalid: {error}"))
-        })
+        patched["apiVersion"] = "autoscaling/v1".into();
+        patched["kind"] = "Scale".into();
+        let shown = patch.shown(&patched);
+        let (scale, _) = api::decode::decode(patched.to_string().as_bytes(), false)
+            .map_err(|error| ApiError::undecodable_patch(&shown, &error))?;
+        Ok(scale)
     })
     .await
 }

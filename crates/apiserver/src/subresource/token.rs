@@ -24,7 +24,14 @@ pub async fn create(rest: &Rest<'_>, body: &[u8]) -> ApiResponse {
             "TokenRequest in version \"v1\" cannot be handled as a TokenRequest: {error}"
         ))
     })?;
-    let account = rest.current().await?;
+    let account = match rest.current().await {
+        Err(error) if error.is_not_found() => {
+            // Of a namespace that is not there, that is said.
+            crate::admission::namespace::check_create(rest).await?;
+            return Err(error);
+        }
+        account => account?,
+    };
     let spec = request.spec.get_or_insert_default();
     let audiences = spec
         .audiences
@@ -35,7 +42,7 @@ pub async fn create(rest: &Rest<'_>, body: &[u8]) -> ApiResponse {
     let expiration = *spec
         .expiration_seconds
         .get_or_insert(DEFAULT_EXPIRATION_SECONDS);
-    check_expiration(rest, expiration)?;
+    check_expiration(expiration)?;
     let mut kubernetes = KubernetesClaims {
         namespace: rest.namespace.into(),
         serviceaccount: Reference {
@@ -61,6 +68,7 @@ pub async fn create(rest: &Rest<'_>, body: &[u8]) -> ApiResponse {
     let token = rest.core.tokens.sign(&claims).map_err(ApiError::internal)?;
     request.metadata.name = Some(rest.name.into());
     request.metadata.namespace = Some(rest.namespace.into());
+    request.metadata.uid = Some(account.head.uid.to_string());
     request.metadata.creation_timestamp = Some(meta::at(now));
     request.status = Some(TokenRequestStatus {
         token: Some(token),
@@ -74,7 +82,7 @@ pub async fn create(rest: &Rest<'_>, body: &[u8]) -> ApiResponse {
     ))
 }
 
-fn check_expiration(rest: &Rest<'_>, seconds: i64) -> ApiResult<()> {
+fn check_expiration(seconds: i64) -> ApiResult<()> {
     let detail = if seconds < EXPIRATION_SECONDS_MIN {
         "may not specify a duration less than 10 minutes"
     } else if seconds > EXPIRATION_SECONDS_MAX {
@@ -91,7 +99,7 @@ fn check_expiration(rest: &Rest<'_>, seconds: i64) -> ApiResult<()> {
     Err(ApiError::invalid(
         "authentication.k8s.io",
         "TokenRequest",
-        rest.name,
+        "",
         &ErrorList::from([error]),
     ))
 }

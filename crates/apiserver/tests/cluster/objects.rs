@@ -138,7 +138,7 @@ async fn bad_requests_are_told_what_is_wrong() {
         post(pod("p").to_string()).await,
         400,
         "BadRequest",
-        "must be of type ConfigMap",
+        "converting (v1.Pod) to (core.ConfigMap)",
     );
     check(
         post(" ".repeat(4 << 20)).await,

@@ -196,8 +196,9 @@ impl Loop {
                 Action::SetRevision(revision) => {
                     let annotations = json!({deployment::REVISION: revision});
                     let patch = json!({"metadata": {"uid": deployment.metadata.uid, "annotations": annotations}});
+                    // By way of the status, where an annotation does not make a new generation.
                     let patched = deployments
-                        .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+                        .patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))
                         .await?;
                     // Only if nothing else changed meanwhile may the status be written over the patched version.
                     if patched.metadata.generation == deployment.metadata.generation {

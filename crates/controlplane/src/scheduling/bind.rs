@@ -7,7 +7,7 @@ use controllers::event::Event;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{Patch, PostParams};
 use kube::{Api, Client};
 use scheduler::{PendingPod, VolumeAction};
 use serde_json::{Value, json};
@@ -156,7 +156,11 @@ impl Binder {
         );
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         if let Err(error) = api
-            .patch_status(name, &PatchParams::default(), &Patch::Strategic(&patch))
+            .patch_status(
+                name,
+                &super::written_by_scheduler(),
+                &Patch::Strategic(&patch),
+            )
             .await
             && !error::is_not_found(&error)
         {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, Preconditions};
 use scheduler::Victim;
 use serde_json::json;
 
@@ -32,7 +32,7 @@ impl Binder {
         let patched = api
             .patch_status(
                 &victim.name,
-                &PatchParams::default(),
+                &super::written_by_scheduler(),
                 &Patch::Strategic(&patch),
             )
             .await;

@@ -72,6 +72,14 @@ enum Input {
     Spared(scheduler::Uid),
 }
 
+/// Patches of the scheduler are its own in managed fields, whatever process it runs in.
+fn written_by_scheduler() -> kube::api::PatchParams {
+    kube::api::PatchParams {
+        field_manager: Some("kube-scheduler".into()),
+        ..kube::api::PatchParams::default()
+    }
+}
+
 /// The scheduler with its listeners registered.
 pub struct Scheduling {
     options: SchedulerOptions,

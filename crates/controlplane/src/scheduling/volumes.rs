@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use kube::runtime::wait;
 use kube::{Api, Client};
 use scheduler::VolumeAction;
@@ -88,7 +88,11 @@ async fn bind(
             "uid": claim.metadata.uid, "resourceVersion": claim.metadata.resource_version}},
     });
     let patched = volumes
-        .patch(volume, &PatchParams::default(), &Patch::Merge(&patch))
+        .patch(
+            volume,
+            &super::written_by_scheduler(),
+            &Patch::Merge(&patch),
+        )
         .await;
     patched.map(|_| ()).map_err(|error| error::message(&error))
 }
@@ -101,7 +105,7 @@ async fn select_node(
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let patch = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": node}}});
     let patched = claims
-        .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+        .patch(name, &super::written_by_scheduler(), &Patch::Merge(&patch))
         .await;
     patched.map(|_| ()).map_err(|error| error::message(&error))
 }

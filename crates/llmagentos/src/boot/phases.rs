@@ -71,7 +71,7 @@ pub async fn start(config: &Config, progress: &mut Progress) -> anyhow::Result<C
     progress.phase("control plane")?;
     let controlplane = controlplane::start(
         // One identity for both: they run in one process and share their watches.
-        server.client(Identity::admin()),
+        server.client_of(Identity::admin(), "kube-controller-manager"),
         controlplane::Options {
             root_ca_pem: Some(server.pki().ca_certificate_pem().to_owned()),
             scheduler: Some(SchedulerOptions {
@@ -88,7 +88,7 @@ pub async fn start(config: &Config, progress: &mut Progress) -> anyhow::Result<C
         tracing::warn!(%error, "firewalls beside our rules are not looked for");
     }
     let service_proxy = ServiceProxy::start(
-        server.client(Identity::admin()),
+        server.client_of(Identity::admin(), "kube-proxy"),
         ProxyConfig {
             table: config.cluster.nft_table.clone(),
             bridge: config.cluster.bridge.clone(),
@@ -105,7 +105,7 @@ pub async fn start(config: &Config, progress: &mut Progress) -> anyhow::Result<C
     progress.phase("node agent")?;
     let kubelet = Kubelet::start(
         kubelet_config(config, &server, node_ip)?,
-        server.client(Identity::node(&config.node_name)),
+        server.client_of(Identity::node(&config.node_name), "kubelet"),
         node.runtime,
         node.images,
     )
@@ -114,7 +114,11 @@ pub async fn start(config: &Config, progress: &mut Progress) -> anyhow::Result<C
 
     progress.phase("waiting for the node to become Ready")?;
     wait_until_ready(server.client(Identity::admin()), &config.node_name).await?;
-    mark_control_plane(server.client(Identity::admin()), &config.node_name).await?;
+    mark_control_plane(
+        server.client_of(Identity::admin(), "llmagentos"),
+        &config.node_name,
+    )
+    .await?;
     progress.node_ready()?;
     Ok(Cluster {
         server,

@@ -55,7 +55,7 @@ fn the_least_important_leave_and_no_more_than_needed() {
     assert_eq!(
         placed["p"],
         "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match Pod's node affinity/selector. \
-         preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."
+         no new claims to deallocate, preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."
     );
     let never = with(
         of_priority("p", 10, "2"),
@@ -64,7 +64,7 @@ fn the_least_important_leave_and_no_more_than_needed() {
     );
     assert_eq!(
         outcome(&mut view, &[never])["p"],
-        "0/2 nodes are available: 2 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."
+        "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."
     );
 }
 
@@ -207,7 +207,7 @@ fn several_preempt_at_once_without_sharing_victims() {
                 waiting += 1;
                 assert_eq!(
                     why.message(&view.space),
-                    "0/6 nodes are available: 6 Insufficient cpu. preemption: 0/6 nodes are available: 6 Insufficient cpu."
+                    "0/6 nodes are available: 6 Insufficient cpu. no new claims to deallocate, preemption: 0/6 nodes are available: 6 Insufficient cpu."
                 );
             }
             Decision::Place { .. } => panic!("nobody fits"),

@@ -217,7 +217,7 @@ fn pinned_pods_are_only_looked_for_where_they_may_be() {
     assert_eq!(
         placed["q"],
         "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't satisfy plugin(s) [NodeAffinity]. \
-         preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+         no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
     );
     assert!(
         placed["r"].contains("2 node(s) didn't satisfy plugin(s) [NodeAffinity]"),

@@ -45,8 +45,7 @@ fn on_host(host: &str) -> Value {
     json!({"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]}]}}})
 }
 
-const NOT_HELPFUL: &str =
-    "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+const NOT_HELPFUL: &str = "no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
 
 #[test]
 fn claims_that_say_nothing_yet_refuse_the_pod() {

@@ -338,6 +338,13 @@ pub(crate) fn fill_spec(spec: &mut PodSpec) {
     default_text(&mut spec.restart_policy, "Always");
     default_text(&mut spec.scheduler_name, "default-scheduler");
     default_to(&mut spec.termination_grace_period_seconds, || 30);
+    // Upstream's conversion reads a negative period as the shortest.
+    if spec
+        .termination_grace_period_seconds
+        .is_some_and(|seconds| seconds < 0)
+    {
+        spec.termination_grace_period_seconds = Some(1);
+    }
     let security = spec.security_context.get_or_insert_default();
     drop_empty!(security.supplemental_groups, security.sysctls);
     for container in &mut spec.containers {

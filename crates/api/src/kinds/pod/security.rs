@@ -9,7 +9,8 @@ use k8s_openapi::api::core::v1::{
 
 use super::containers::as_container;
 use crate::error::{
-    ErrorList, duplicate, forbidden, invalid, invalid_each, not_supported, required, too_long,
+    ErrorList, FieldError, duplicate, forbidden, invalid, invalid_each, not_supported,
+    print_go_struct, required, too_long,
 };
 use crate::name;
 use crate::path::Path;
@@ -55,7 +56,7 @@ pub(super) fn validate_container(
     if context.allow_privilege_escalation == Some(false) {
         if context.privileged == Some(true) {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errors.push(invalid(path, context, detail));
+            errors.push(refused(context, path, detail));
         }
         let added = context
             .capabilities
@@ -63,7 +64,7 @@ pub(super) fn validate_container(
             .flat_map(|capabilities| capabilities.add.iter().flatten());
         for _ in added.filter(|capability| *capability == "CAP_SYS_ADMIN") {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.push(invalid(path, context, detail));
+            errors.push(refused(context, path, detail));
         }
     }
     validate_windows(
@@ -193,6 +194,33 @@ fn is_sysctl_name(text: &str) -> bool {
     text.len() <= 253 && text.split(['.', '/']).all(segment)
 }
 
+/// A container's security context that contradicts itself.
+fn refused(context: &SecurityContext, path: &Path<'_>, detail: &str) -> FieldError {
+    let capabilities = context
+        .capabilities
+        .as_ref()
+        .map(|own| serde_json::json!({"Add": own.add, "Drop": own.drop}));
+    let mut error = invalid(path, "", detail);
+    error.bad_value = print_go_struct(&[
+        ("Capabilities", &capabilities),
+        ("Privileged", &context.privileged),
+        ("SELinuxOptions", &context.se_linux_options),
+        ("WindowsOptions", &context.windows_options),
+        ("RunAsUser", &context.run_as_user),
+        ("RunAsGroup", &context.run_as_group),
+        ("RunAsNonRoot", &context.run_as_non_root),
+        ("ReadOnlyRootFilesystem", &context.read_only_root_filesystem),
+        (
+            "AllowPrivilegeEscalation",
+            &context.allow_privilege_escalation,
+        ),
+        ("ProcMount", &context.proc_mount),
+        ("SeccompProfile", &context.seccomp_profile),
+        ("AppArmorProfile", &context.app_armor_profile),
+    ]);
+    error
+}
+
 fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path<'_>, errors: &mut ErrorList) {
     let Some(profile) = profile else { return };
     match profile.type_.as_str() {
@@ -219,11 +247,16 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path<'_>, errors: &
             "must be set when seccomp type is Localhost",
         )),
         (true, Some(file)) => validate_local_descending_path(file, &file_path, errors),
-        (false, Some(_)) => errors.push(invalid(
-            &file_path,
-            profile,
-            "can only be set when seccomp type is Localhost",
-        )),
+        (false, Some(file)) => {
+            let mut error = invalid(
+                &file_path,
+                "",
+                "can only be set when seccomp type is Localhost",
+            );
+            error.bad_value =
+                print_go_struct(&[("Type", &profile.type_), ("LocalhostProfile", &file)]);
+            errors.push(error);
+        }
         (false, None) => {}
     }
 }

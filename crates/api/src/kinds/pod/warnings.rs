@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Container, NodeSelectorTerm, Pod, PodSpec, PodTemplateSpec};
 
 use super::containers::slice;
 use crate::kinds::resources::amount;
@@ -32,7 +32,91 @@ pub(crate) fn of_template(template: &PodTemplateSpec, path: &Path<'_>) -> Vec<St
     warnings
 }
 
+/// Labels of nodes that have a successor, and what to say of them.
+const DEPRECATED_NODE_LABELS: [(&str, &str); 8] = [
+    ("app.kubernetes.io/created-by", "deprecated since v1.9"),
+    (
+        "beta.kubernetes.io/arch",
+        "deprecated since v1.14; use \"kubernetes.io/arch\" instead",
+    ),
+    (
+        "beta.kubernetes.io/instance-type",
+        "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
+    ),
+    (
+        "beta.kubernetes.io/os",
+        "deprecated since v1.14; use \"kubernetes.io/os\" instead",
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/zone",
+        "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead",
+    ),
+    (
+        "node-role.kubernetes.io/master",
+        "use \"node-role.kubernetes.io/control-plane\" instead",
+    ),
+    (
+        "scheduler.alpha.kubernetes.io/preferAvoidPods",
+        "deprecated since v1.22; use Taints and Tolerations instead",
+    ),
+];
+
+fn deprecated_node_label(key: &str) -> Option<&'static str> {
+    DEPRECATED_NODE_LABELS
+        .iter()
+        .find(|(label, _)| *label == key)
+        .map(|(_, message)| *message)
+}
+
+/// What a pod asks of the labels of its node.
+fn of_node_labels(spec: &PodSpec, path: &Path<'_>, warnings: &mut Vec<String>) {
+    let selector_path = path.child("nodeSelector");
+    for key in spec.node_selector.iter().flatten().map(|(key, _)| key) {
+        if let Some(message) = deprecated_node_label(key) {
+            warnings.push(format!("{}: {message}", selector_path.key(key)));
+        }
+    }
+    let Some(affinity) = spec
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.node_affinity.as_ref())
+    else {
+        return;
+    };
+    let path = path.child("affinity");
+    let path = path.child("nodeAffinity");
+    let mut of_term = |term: &NodeSelectorTerm, path: &Path<'_>| {
+        let path = path.child("matchExpressions");
+        for (index, expression) in slice(&term.match_expressions).iter().enumerate() {
+            if let Some(message) = deprecated_node_label(&expression.key) {
+                warnings.push(format!(
+                    "{}: {} is {message}",
+                    path.index(index).child("key"),
+                    expression.key
+                ));
+            }
+        }
+    };
+    if let Some(required) = &affinity.required_during_scheduling_ignored_during_execution {
+        let path = path.child("requiredDuringSchedulingIgnoredDuringExecution");
+        let path = path.child("nodeSelectorTerms");
+        for (index, term) in required.node_selector_terms.iter().enumerate() {
+            of_term(term, &path.index(index));
+        }
+    }
+    let preferred = slice(&affinity.preferred_during_scheduling_ignored_during_execution);
+    let path = path.child("preferredDuringSchedulingIgnoredDuringExecution");
+    for (index, term) in preferred.iter().enumerate() {
+        of_term(&term.preference, &path.index(index).child("preference"));
+    }
+}
+
 fn of_spec(spec: &PodSpec, path: &Path<'_>, warnings: &mut Vec<String>) {
+    of_node_labels(spec, path, warnings);
     let spread_path = path.child("topologySpreadConstraints");
     for (index, constraint) in slice(&spec.topology_spread_constraints).iter().enumerate() {
         if constraint.label_selector.is_none() {
@@ -131,15 +215,6 @@ fn of_spec(spec: &PodSpec, path: &Path<'_>, warnings: &mut Vec<String>) {
         for (index, container) in list.iter().enumerate() {
             of_container(container, &list_path.index(index), warnings);
         }
-    }
-    if spec
-        .termination_grace_period_seconds
-        .is_some_and(|seconds| seconds < 0)
-    {
-        let path = path.child("terminationGracePeriodSeconds");
-        warnings.push(format!(
-            "{path}: must be >= 0; negative values are invalid and will be treated as 1"
-        ));
     }
 }
 

@@ -78,6 +78,8 @@ impl ApiType for Service {
         {
             spec.cluster_ips = Some(vec![ip.clone()]);
         }
+        // Not a default: these fields are the allocator's, and no client owns them.
+        fill_families(spec);
     }
 
     fn validate(&self, errors: &mut ErrorList) {
@@ -143,6 +145,9 @@ impl ApiType for Service {
                     "annotation {key} is deprecated, please use spec.trafficDistribution instead"
                 ));
             }
+        }
+        if let Some(spec) = &self.spec {
+            warnings.extend(ignored_fields(spec));
         }
         warnings
     }
@@ -294,7 +299,50 @@ fn fill_spec(spec: &mut ServiceSpec) {
     if type_ == "LoadBalancer" {
         spec.allocate_load_balancer_node_ports.get_or_insert(true);
     }
-    fill_families(spec);
+}
+
+/// What a Service says that its type does not heed.
+fn ignored_fields(spec: &ServiceSpec) -> Vec<String> {
+    let type_ = spec.type_.as_deref().unwrap_or("ClusterIP");
+    let is_headless = type_ == "ClusterIP" && spec.cluster_ip.as_deref() == Some("None");
+    let is_external = type_ == "ExternalName";
+    let has = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    let external_ips = !list(&spec.external_ips).is_empty();
+    let mut warnings = Vec::new();
+    let mut warn = |applies: bool, text: &str| {
+        if applies {
+            warnings.push(text.to_string());
+        }
+    };
+    warn(
+        is_headless && has(&spec.load_balancer_ip),
+        "spec.loadBalancerIP is ignored for headless services",
+    );
+    warn(
+        is_headless && external_ips,
+        "spec.externalIPs is ignored for headless services",
+    );
+    warn(
+        is_headless && spec.session_affinity.as_deref() != Some("None"),
+        "spec.SessionAffinity is ignored for headless services",
+    );
+    warn(
+        external_ips && !is_headless && !is_external,
+        "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+    );
+    warn(
+        is_external && external_ips,
+        "spec.externalIPs is ignored when spec.type is \"ExternalName\"",
+    );
+    warn(
+        !is_external && has(&spec.external_name),
+        "spec.externalName is ignored when spec.type is not \"ExternalName\"",
+    );
+    warn(
+        spec.traffic_distribution.as_deref() == Some("PreferClose"),
+        "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
+    );
+    warnings
 }
 
 /// One family, that of the address given or IPv4; a headless Service without selector is left to its author in both.
@@ -410,6 +458,13 @@ fn drop_what_the_type_has_not(new: &mut ServiceSpec, old: &ServiceSpec) {
         if new.ip_family_policy == old.ip_family_policy {
             new.ip_family_policy = None;
         }
+    }
+    let is_external = |spec: &ServiceSpec| spec.type_.as_deref() == Some("ExternalName");
+    if is_external(new)
+        && !is_external(old)
+        && new.internal_traffic_policy == old.internal_traffic_policy
+    {
+        new.internal_traffic_policy = None;
     }
     if needs_node_ports(old) && !needs_node_ports(new) {
         let had: BTreeSet<i32> = old

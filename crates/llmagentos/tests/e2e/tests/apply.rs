@@ -164,7 +164,7 @@ pub fn label_annotate_patch_edit(cluster: &Cluster) -> anyhow::Result<()> {
             "-p",
             r#"[{"op":"test","path":"/spec/replicas","value":9}]"#,
         ])?,
-        "test",
+        "the server rejected our request due to an error in our request",
     )?;
     let mut edit = kubectl.command(&["edit", "deployment", "web"]);
     edit.env("KUBE_EDITOR", "sed -i s/replicas:.2/replicas:\\ 1/");

@@ -92,7 +92,13 @@ pub fn raw_bodies(cluster: &Cluster) -> anyhow::Result<()> {
             .with_context(|| format!("{media_type} {:.40}", String::from_utf8_lossy(body)))
     };
     let json = "application/json";
-    check(json, b"{\"apiVersion\": \"v1\", ", 400, "BadRequest", "EOF")?;
+    check(
+        json,
+        b"{\"apiVersion\": \"v1\", ",
+        400,
+        "BadRequest",
+        "unexpected end of JSON input",
+    )?;
     check(json, b"[]", 400, "BadRequest", "")?;
     check(json, b"\xff\xfe", 400, "BadRequest", "")?;
     check(json, &b"[".repeat(1 << 20), 400, "BadRequest", "")?;
@@ -166,7 +172,7 @@ pub fn raw_bodies(cluster: &Cluster) -> anyhow::Result<()> {
         "BadRequest",
         "is not a known field selector",
     )?;
-    query("limit=many", 400, "BadRequest", "limit")?;
+    query("limit=many", 400, "BadRequest", "strconv.ParseInt")?;
     query(
         "resourceVersion=x",
         400,
