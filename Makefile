@@ -25,7 +25,7 @@ build: tools ## build the release binary
 test: test-tools ## install what the tests need, and run all of them
 	@scripts/test.sh
 
-test-vm: tools ## the runtime's tests on Debian's kernel with cgroup v2 alone, in a QEMU guest
+test-vm: tools ## the runtime's tests and a whole cluster on Debian's kernel with cgroup v2 alone, in a QEMU guest
 	@scripts/test-in-vm.sh
 
 ci: lint deps-check advisories test ## everything that CI runs

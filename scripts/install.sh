@@ -81,7 +81,7 @@ install_firewalls() {
 
 # For the guest of scripts/test-in-vm.sh.
 install_vm() {
-  apt_install qemu-system-x86 cpio busybox-static binutils libseccomp-dev
+  apt_install qemu-system-x86 cpio kmod busybox-static binutils libseccomp-dev
 }
 
 for part in "$@"; do "install_$part"; done

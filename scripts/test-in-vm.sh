@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# `test-in-vm.sh [TEST-FILTER…]`: the runtime's tests on Debian's own kernel with cgroup v2 alone, in
-# a QEMU guest that needs no KVM, no disk and no network. Two to ten minutes; not part of `make ci`.
+# `test-in-vm.sh [TEST-FILTER…]`: the runtime's tests, and then a whole cluster, on Debian's own kernel with cgroup v2
+# alone, in a QEMU guest that needs no KVM, no disk and no network. Five to fifteen minutes; not part of `make ci`.
+# `test-in-vm.sh --cluster`: only the cluster.
 # The kernel's package is fetched and unpacked below target/vm, never installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$HOME/.cargo/bin:$HOME/.local/bin:$PATH"
-scripts/install.sh build vm
+only_cluster=
+[ "${1:-}" != --cluster ] || { only_cluster=1; shift; }
+scripts/install.sh build kubectl vm
 [ "$(dpkg --print-architecture)" = amd64 ] || { echo "error: the guest is for amd64 only" >&2; exit 1; }
 vm=$PWD/target/vm
 mkdir -p "$vm"
@@ -22,28 +25,51 @@ if [ ! -e "$vm/$package/done" ]; then
 fi
 kernel=$(find "$vm/$package/boot" -name 'vmlinuz-*')
 
-say "building the tests"
-executables=$(cargo test --locked -p runtime --lib --test native --no-run --message-format=json 2>/dev/null |
-  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | sort -u)
-tests=$(grep '/deps/' <<<"$executables")
-[ "$(wc -l <<<"$tests")" = 2 ] || { echo "error: the tests do not build: cargo test -p runtime --no-run" >&2; exit 1; }
+tests=
+if [ -z "$only_cluster" ]; then
+  say "building the tests"
+  executables=$(cargo test --locked -p runtime --lib --test native --no-run --message-format=json 2>/dev/null |
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | sort -u)
+  tests=$(grep '/deps/' <<<"$executables")
+  [ "$(wc -l <<<"$tests")" = 2 ] || { echo "error: the tests do not build: cargo test -p runtime --no-run" >&2; exit 1; }
+fi
+say "building the program"
+# With the features of the whole workspace: what `make test` builds, too.
+cargo build --locked --quiet --workspace --bin llmagentos
 
 say "packing the guest"
 root=$vm/root
 rm -rf "$root"
 mkdir -p "$root"/{bin,proc,sys,dev,tmp,run,etc,new,t/deps}
 cp /bin/busybox "$root/bin/busybox"
+# The kernel asks /sbin/modprobe for what it lacks.
+ln -s bin "$root/sbin"
 /bin/busybox --list | while read -r name; do [ "$name" = busybox ] || ln -s busybox "$root/bin/$name"; done
-cp "$(find "$vm/$package/lib/modules" -name 'overlay.ko*')" "$root/"
-zygote=$(dirname "$(dirname "$(head -1 <<<"$tests")")")/runtime-zygote
-cp "$zygote" "$root/t/runtime-zygote"
+# What containers and their network need of the kernel; this one has it as modules.
+release=$(basename "$vm/$package"/lib/modules/*)
+modules=lib/modules/$release
+for part in fs/overlayfs net lib drivers/net; do
+  mkdir -p "$root/$modules/kernel/$(dirname "$part")"
+  cp -r "$vm/$package/$modules/kernel/$part" "$root/$modules/kernel/$part"
+done
+touch "$root/$modules"/modules.{order,builtin,builtin.modinfo}
+/sbin/depmod -b "$root" "$release"
+cp target/debug/llmagentos "$(command -v kubectl)" "$root/t/"
+cp scripts/cluster-in-vm.sh "$root/t/"
+programs=("$root/t/llmagentos")
 for test in $tests; do
   name=$(basename "$test")
   cp "$test" "$root/t/deps/${name%-*}"
+  programs+=("$root/t/deps/${name%-*}")
+  zygote=$(dirname "$(dirname "$test")")/runtime-zygote
 done
-strip --strip-debug "$root"/t/runtime-zygote "$root"/t/deps/*
+if [ -n "$tests" ]; then
+  cp "$zygote" "$root/t/runtime-zygote"
+  programs+=("$root/t/runtime-zygote")
+fi
+strip --strip-debug "${programs[@]}"
 # What they are linked with, where the linker looks for it.
-ldd "$root"/t/deps/* "$root/t/runtime-zygote" | grep -oE '/[^ ]+\.so[^ ]*' | sort -u | while read -r library; do
+ldd "${programs[@]}" | grep -oE '/[^ ]+\.so[^ ]*' | sort -u | while read -r library; do
   mkdir -p "$root$(dirname "$library")"
   cp -L "$library" "$root$library"
 done
@@ -53,7 +79,7 @@ filter=$(printf '%q ' "$@")
 cat >"$root/init" <<'INIT'
 #!/bin/sh
 mount -t tmpfs -o size=90% none /new
-for name in bin etc lib lib64 usr t overlay.ko second; do [ -e /$name ] && cp -a /$name /new/; done
+for name in bin sbin etc lib lib64 usr t second; do [ -e /$name ] && cp -a /$name /new/; done
 mkdir -p /new/proc /new/sys /new/dev /new/tmp /new/run
 exec switch_root /new /second
 INIT
@@ -67,14 +93,17 @@ mount -t devpts none /dev/pts
 mount -t tmpfs none /dev/shm
 mount -t tmpfs none /run
 mount -t cgroup2 none /sys/fs/cgroup
-insmod /overlay.ko
+modprobe overlay
 ip link set lo up
 hostname guest
 echo "VM kernel \$(uname -r), \$(mount | grep -c cgroup2) cgroup2"
 cd /tmp
 code=0
-/t/deps/runtime --test-threads=1 native::cgroup native::devices native::child native::records || code=1
-/t/deps/native --test-threads=1 $filter || code=1
+if [ -z "$only_cluster" ]; then
+  /t/deps/runtime --test-threads=1 native::cgroup native::devices native::child native::records || code=1
+  /t/deps/native --test-threads=1 $filter || code=1
+fi
+sh /t/cluster-in-vm.sh || code=1
 echo "VM result \$code"
 poweroff -f
 INIT
