@@ -26,7 +26,7 @@ ip route add default via 192.0.2.1 dev uplink
 mounts_before=$(mount | grep -v ' /run' | sort)
 
 step init
-llmagentos init --no-systemd 2>&1 | cat
+llmagentos init --no-systemd >/tmp/init 2>&1 || { cat /tmp/init; fail init; }
 step "an image and a deployment"
 llmagentos image build --binary /bin/busybox localhost/box:1
 eventually "the default service account" kubectl get serviceaccount default
@@ -70,7 +70,7 @@ kubectl run greedy --image=localhost/box:1 --restart=Never --overrides='{"spec":
 eventually "the OOM kill" sh -c 'kubectl get pod greedy -o jsonpath="{.status.containerStatuses[0].state.terminated.reason}" | grep OOMKilled'
 llmagentos status | tee /tmp/status
 kill -9 "$(sed -n 's/.*running (process \([0-9]*\)).*/\1/p' /tmp/status)"
-llmagentos init --no-systemd 2>&1 | cat
+llmagentos init --no-systemd >/tmp/init 2>&1 || { cat /tmp/init; fail init; }
 eventually "the service answers again" wget -q -O - "http://192.0.2.2:$port/"
 restarts=$(kubectl get pods -l app=web -o jsonpath='{.items[*].status.containerStatuses[0].restartCount}')
 [ "$restarts" = "0 0" ] || fail "containers did not outlive the server: restarts $restarts"

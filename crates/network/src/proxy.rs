@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use client::informer::{Cache, Informer};
 use k8s_openapi::api::core::v1::Service;
@@ -25,6 +25,8 @@ use crate::sysctl;
 const GATHER: Duration = Duration::from_millis(3);
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How long the first rules may be refused before that is an error.
+const FIRST_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
@@ -81,7 +83,7 @@ impl ServiceProxy {
             host_ports: Arc::clone(&host_ports),
             applied: None,
         };
-        state.apply().await?;
+        state.apply_first().await?;
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
@@ -137,6 +139,22 @@ struct State {
 impl State {
     fn host_ports_applied(&self) -> u64 {
         self.applied.as_ref().map_or(0, |(_, count)| *count)
+    }
+
+    /// The first rules that the kernel gets may find it loading the modules for them, and be refused meanwhile.
+    async fn apply_first(&mut self) -> Result<(), NetworkError> {
+        let deadline = Instant::now() + FIRST_WITHIN;
+        let mut retry = RETRY_MIN;
+        loop {
+            match self.apply().await {
+                Err(error) if Instant::now() < deadline => {
+                    tracing::warn!(%error, retry_after = ?retry, "service rules not applied");
+                }
+                result => return result,
+            }
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(RETRY_MAX);
+        }
     }
 
     async fn apply(&mut self) -> Result<(), NetworkError> {
