@@ -22,6 +22,8 @@ pub(super) struct Subproblem<'a> {
 /// A column this near to 0 or 1 is there.
 const WHOLE: f64 = 1e-7;
 
+const CANDIDATES: usize = 5;
+
 #[derive(Default)]
 pub(super) struct Branch {
     scratch: Scratch,
@@ -122,16 +124,32 @@ impl Branch {
         let node = &mut self.nodes[depth];
         node.settle(cut);
         // Branch on a column far from whole that is worth, and so weighs, much; the nearer side first.
-        let mut most = (0.0, 0, false);
+        let mut most = [(0.0, 0); CANDIDATES];
         for (r, value) in node.value.iter().enumerate() {
             if let Some(profit) = self.profit.get(node.basis[r] as usize) {
                 let away = value.min(1.0 - value);
                 let score = away * profit * profit;
-                if away > WHOLE && score > most.0 {
-                    most = (score, r, *value >= 0.5);
+                if away > WHOLE && score > most[CANDIDATES - 1].0 {
+                    let mut at = CANDIDATES - 1;
+                    while at > 0 && score > most[at - 1].0 {
+                        most[at] = most[at - 1];
+                        at -= 1;
+                    }
+                    most[at] = (score, r);
                 }
             }
         }
+        let mut chosen = (-1.0, most[0].1);
+        if most[1].0 > 0.0 {
+            for (_, r) in most.iter().take_while(|(score, _)| *score > 0.0) {
+                let (down, up) = node.penalties(*r);
+                let score = (down + 1e-3) * (up + 1e-3);
+                if score > chosen.0 {
+                    chosen = (score, *r);
+                }
+            }
+        }
+        let most = (most[0].0, chosen.1, node.value[chosen.1] >= 0.5);
         if most.0 > 0.0 {
             self.open.push((most.1, most.2, false));
         } else {

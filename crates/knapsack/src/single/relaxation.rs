@@ -162,6 +162,27 @@ impl Node {
         }
     }
 
+    /// What the level loses at least if the column basic in row `r` becomes 0, and if it becomes 1.
+    pub(super) fn penalties(&self, r: usize) -> (f64, f64) {
+        let row = &self.tableau[r * self.stride..][..self.others.len()];
+        // The nearest breakpoint either way, as a fraction.
+        let (mut falls, mut rises) = ((f64::MAX, 1.0), (f64::MAX, 1.0));
+        for ((entry, reduced), id) in row.iter().zip(&self.reduced).zip(&self.others) {
+            let upper = self.place[*id as usize] == Place::Upper;
+            let moves = if upper { -*entry } else { *entry };
+            let reduced = reduced.abs();
+            if moves > PIVOT_MIN {
+                if reduced * falls.1 < falls.0 * moves {
+                    falls = (reduced, moves);
+                }
+            } else if moves < -PIVOT_MIN && reduced * rises.1 < rises.0 * -moves {
+                rises = (reduced, -moves);
+            }
+        }
+        let value = self.value[r];
+        (falls.0 / falls.1 * value, rises.0 / rises.1 * (1.0 - value))
+    }
+
     /// Takes a column out of the tableau.
     fn remove(&mut self, c: usize) {
         let last = self.others.len() - 1;
