@@ -128,7 +128,7 @@ impl Branch {
         for (r, value) in node.value.iter().enumerate() {
             if let Some(profit) = self.profit.get(node.basis[r] as usize) {
                 let away = value.min(1.0 - value);
-                let score = away * profit * profit;
+                let score = away * (1.0 + profit * profit);
                 if away > WHOLE && score > most[CANDIDATES - 1].0 {
                     let mut at = CANDIDATES - 1;
                     while at > 0 && score > most[at - 1].0 {
@@ -185,5 +185,71 @@ impl Branch {
             self.least = sum;
             self.found = Some(inside);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Random;
+
+    /// The best sum over all subsets that fit.
+    fn brute_force(weight: &[i64], profit: &[f64], free: &[i64]) -> f64 {
+        let rows = free.len();
+        (0..1u32 << profit.len())
+            .filter(|set| {
+                (0..rows).all(|r| {
+                    let inside = (0..profit.len()).filter(|j| set >> j & 1 == 1);
+                    inside.map(|j| weight[j * rows + r]).sum::<i64>() <= free[r]
+                })
+            })
+            .map(|set| {
+                let inside = (0..profit.len()).filter(|j| set >> j & 1 == 1);
+                inside.map(|j| profit[j]).sum()
+            })
+            .fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn a_search_that_ends_has_found_the_best_set_above_the_least() {
+        let mut random = Random::new(3);
+        let mut branch = Branch::default();
+        let mut stopped = 0;
+        for round in 0..3_000usize {
+            let (rows, count) = (1 + round % 6, 1 + round % 13);
+            let weight: Vec<i64> = (0..rows * count)
+                .map(|_| random.below(40) as i64 - 3)
+                .map(|weight| weight.max(0))
+                .collect();
+            let free: Vec<i64> = (0..rows)
+                .map(|_| random.below(10 * count + 1) as i64)
+                .collect();
+            let profit: Vec<f64> = (0..count).map(|_| random.below(30) as f64).collect();
+            let best = brute_force(&weight, &profit, &free);
+            for (least, expect) in [
+                (-1.0, Some(best)),
+                (best - 1.0, Some(best)),
+                (best, None),
+                (best / 2.0 - 1.0, Some(best)),
+            ] {
+                branch.load(&Subproblem {
+                    weight: &weight,
+                    profit: &profit,
+                    free: &free,
+                    scale: &vec![20.0; rows],
+                    least,
+                });
+                // In pieces: it goes on where it stopped.
+                while !branch.run(3) {
+                    stopped += 1;
+                }
+                let sum = branch.found().map(|inside| {
+                    let inside = inside.iter().zip(&profit).filter(|(inside, _)| **inside);
+                    inside.map(|(_, profit)| profit).sum::<f64>()
+                });
+                assert_eq!(sum, expect, "{weight:?} {profit:?} {free:?} above {least}");
+            }
+        }
+        assert!(stopped > 100, "only {stopped} searches took several pieces");
     }
 }

@@ -248,3 +248,75 @@ impl Packing {
         self.inside[unit] = !inside;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Model;
+    use crate::{Item, Knapsack, Problem, Profit, Weight};
+
+    #[test]
+    fn safety_steps_keep_what_is_inside_within_capacity_and_above_the_least() {
+        let mut random = Random::new(5);
+        let (mut kept, mut changed) = (0, 0);
+        for round in 0..60 {
+            let (rows, count) = (1 + round % 5, 30);
+            let problem = Problem {
+                dimension_count: rows,
+                knapsacks: vec![Knapsack {
+                    capacity: vec![500; rows],
+                }],
+                items: (0..count)
+                    .map(|_| Item {
+                        weight: Weight::Same((0..rows).map(|_| random.below(100) as i64).collect()),
+                        profit: Profit::Same(1 + random.below(100) as i64),
+                        multiplicity: 1 + random.below(2) as u32,
+                        allowed: None,
+                    })
+                    .collect(),
+                ..Problem::default()
+            };
+            let model = Model::new(&problem);
+            let mut state = State::new(&model);
+            let mut packing = Packing::new(&state, &vec![1.0; rows]);
+            packing.choose_core(f64::INFINITY);
+            let mut branch = Branch::default();
+            let mut work = Work::new(u64::MAX, None);
+            packing.start_anew(50.0, &mut random, &mut work);
+            for step in 0..40 {
+                let before = (packing.value, packing.inside.clone());
+                let least = before.0 - (random.below(60) as i128);
+                let mut chosen = Vec::new();
+                packing.draw(&mut chosen, 1 + random.below(16), &mut random);
+                if step % 2 == 0 {
+                    packing.decide(&chosen, least, 20, &mut branch, &mut work);
+                } else {
+                    packing.decide_otherwise(&chosen, least, 20, &mut branch, &mut work);
+                }
+                if packing.inside == before.1 {
+                    assert_eq!(packing.value, before.0);
+                    kept += 1;
+                } else {
+                    assert!(packing.value > least);
+                    changed += 1;
+                }
+                let mut free = vec![500; rows];
+                let mut value = 0i128;
+                for unit in (0..packing.unit_count()).filter(|unit| packing.inside[*unit]) {
+                    value += i128::from(packing.profit[unit]);
+                    for (free, w) in free.iter_mut().zip(packing.weight(unit)) {
+                        *free -= w;
+                    }
+                }
+                assert_eq!((&free, value), (&packing.free, packing.value));
+                assert!(free.iter().all(|free| *free >= 0));
+            }
+            packing.write(&mut state);
+            assert_eq!(state.value, packing.value);
+        }
+        assert!(
+            kept > 100 && changed > 100,
+            "{kept} steps kept, {changed} changed the packing"
+        );
+    }
+}

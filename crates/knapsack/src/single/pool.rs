@@ -19,7 +19,7 @@ const CLIMB: usize = 60;
 const NODES_MAX: u64 = 60;
 const CROSSING_NODES_MAX: u64 = 500;
 /// Share of crossings among the steps.
-const CROSSINGS: f64 = 0.6;
+const CROSSINGS: f64 = 0.75;
 /// What a change may cost at most, as a share of the gap.
 const COST_MAX: f64 = 0.01;
 /// Units that a crossing looks at, at least.

@@ -234,7 +234,8 @@ impl Node {
             }
             if (self.others[c as usize] as usize) < self.count {
                 let after = slope - row[c as usize].abs();
-                if after > 0.0 {
+                // What is left within the tolerance is no violation: then this column enters.
+                if after > TOLERANCE {
                     slope = after;
                     scratch.flipped.push(c);
                     continue;
