@@ -121,7 +121,11 @@ impl Packing {
     /// Adds units of the core until there are `size`, near its front more often than not.
     pub(super) fn draw(&self, chosen: &mut Vec<usize>, size: usize, random: &mut Random) {
         // About as many units as there are dimensions have no clear side, and their surroundings.
-        let spread = 10.0 + self.dimensions as f64 / 5.0;
+        let mut spread = 10.0 + self.dimensions as f64 / 5.0;
+        if random.below(4) == 0 {
+            // Else what needs a unit from farther off would hardly ever be found.
+            spread *= 3.0;
+        }
         let size = size.min(self.core.len());
         for _ in 0..20 * size {
             if chosen.len() >= size {
