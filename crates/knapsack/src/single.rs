@@ -23,6 +23,8 @@ use pool::Pool;
 
 /// Copies up to which every copy is an item of its own here.
 const UNITS_MAX: u64 = 20_000;
+/// A step here is a branch and bound of dozens of nodes: it may search longer without gain than others do.
+const IDLE_FACTOR: u64 = 4;
 
 /// Is this a problem for [`improve`]?
 pub(crate) fn applies(model: &Model) -> bool {
@@ -40,6 +42,6 @@ pub(crate) fn applies(model: &Model) -> bool {
 pub(crate) fn improve(state: &mut State, bound: i64, idle_max: u64, seed: u64, work: &mut Work) {
     let (solution, _) = merged(state.model, 1.0, work);
     let mut packing = Packing::new(state, &solution.price);
-    Pool::new(&mut packing, bound, seed, work).run(idle_max);
+    Pool::new(&mut packing, bound, seed, work).run(idle_max.saturating_mul(IDLE_FACTOR));
     packing.write(state);
 }
