@@ -118,14 +118,16 @@ impl Packing {
         }
     }
 
-    /// Adds units of the core until there are `size`, near its front more often than not.
-    pub(super) fn draw(&self, chosen: &mut Vec<usize>, size: usize, random: &mut Random) {
+    /// Adds units of the core until there are `size`, near its front more often than not; `reach` says how near.
+    pub(super) fn draw(
+        &self,
+        chosen: &mut Vec<usize>,
+        size: usize,
+        reach: f64,
+        random: &mut Random,
+    ) {
         // About as many units as there are dimensions have no clear side, and their surroundings.
-        let mut spread = 10.0 + self.dimensions as f64 / 5.0;
-        if random.below(4) == 0 {
-            // Else what needs a unit from farther off would hardly ever be found.
-            spread *= 3.0;
-        }
+        let spread = (10.0 + self.dimensions as f64 / 5.0) * reach;
         let size = size.min(self.core.len());
         for _ in 0..20 * size {
             if chosen.len() >= size {
@@ -291,7 +293,7 @@ mod tests {
                 let before = (packing.value, packing.inside.clone());
                 let least = before.0 - (random.below(60) as i128);
                 let mut chosen = Vec::new();
-                packing.draw(&mut chosen, 1 + random.below(16), &mut random);
+                packing.draw(&mut chosen, 1 + random.below(16), 2.0, &mut random);
                 if step % 2 == 0 {
                     packing.decide(&chosen, least, 20, &mut branch, &mut work);
                 } else {

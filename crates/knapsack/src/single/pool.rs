@@ -26,6 +26,10 @@ const COST_MAX: f64 = 0.01;
 const CROSSING_SIZE: usize = 30;
 /// Units that two members disagree about and a crossing looks at, at most.
 const DISAGREED_MAX: usize = 45;
+/// How far into the core to look: usually, and once in so many crossings and changes.
+const NEAR: f64 = 1.0;
+const FAR: f64 = 3.0;
+const FAR_EVERY: usize = 8;
 /// Steps without gain after which the pool is filled afresh.
 const PATIENCE: u32 = 1_500;
 
@@ -156,17 +160,27 @@ impl<'a, 'w, 'c> Pool<'a, 'w, 'c> {
             if self.work.exhausted() {
                 break;
             }
-            self.turn(self.packing.value);
+            self.turn(self.packing.value, NEAR);
         }
         self.idle += 1;
         self.settle(None);
     }
 
+    /// How far into the core to look: rarely far, else what needs a unit from there would hardly ever be found.
+    fn reach(&mut self) -> f64 {
+        if self.random.below(FAR_EVERY) == 0 {
+            FAR
+        } else {
+            NEAR
+        }
+    }
+
     /// Turns a unit of the core round, and makes the best of it, if that is worth more than `least`.
-    fn turn(&mut self, least: i128) {
+    fn turn(&mut self, least: i128, reach: f64) {
         let mut chosen = Vec::new();
         let size = self.size.get();
-        self.packing.draw(&mut chosen, size, &mut self.random);
+        self.packing
+            .draw(&mut chosen, size, reach, &mut self.random);
         let (branch, work) = (&mut self.branch, &mut *self.work);
         let ended = self
             .packing
@@ -176,6 +190,7 @@ impl<'a, 'w, 'c> Pool<'a, 'w, 'c> {
 
     fn cross(&mut self) {
         self.idle += 1;
+        let reach = self.reach();
         let first = self.random.below(self.members.len());
         let other = 1 + self.random.below(self.members.len() - 1);
         let other = (first + other) % self.members.len();
@@ -195,7 +210,7 @@ impl<'a, 'w, 'c> Pool<'a, 'w, 'c> {
         let value = a.value;
         self.packing.become_like(&a.inside);
         self.packing
-            .draw(&mut chosen, CROSSING_SIZE, &mut self.random);
+            .draw(&mut chosen, CROSSING_SIZE, reach, &mut self.random);
         let (branch, work) = (&mut self.branch, &mut *self.work);
         self.packing
             .decide(&chosen, value, CROSSING_NODES_MAX, branch, work);
@@ -217,7 +232,8 @@ impl<'a, 'w, 'c> Pool<'a, 'w, 'c> {
         } else {
             before - 1 - cost as i128
         };
-        self.turn(least);
+        let reach = self.reach();
+        self.turn(least, reach);
         if self.packing.inside != self.members[at].inside {
             self.settle(Some(at));
         }
