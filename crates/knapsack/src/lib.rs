@@ -221,8 +221,20 @@ impl Search<'_> {
             triples: 0,
             attempts: 1,
         };
-        packer.fill_all(&mut packed, effort, work);
-        self.consider(&packed);
+        // Sizes that differ much are packed large ones first; those that do not are closed in one stream.
+        if packer.varied || !vast {
+            packer.fill_all(&mut packed, effort, work);
+            self.consider(&packed);
+        }
+        if !packer.varied {
+            if !vast {
+                packed = State::new(model);
+                packed.fill(&gangs, options.secondary, work);
+            }
+            packer.stream(&mut packed, work);
+            packer.tighten(&mut packed, self.bound, work);
+            self.consider(&packed);
+        }
         packer.improve(&mut self.best, self.bound, idle_max, work);
     }
 
