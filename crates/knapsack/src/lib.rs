@@ -222,11 +222,12 @@ impl Search<'_> {
             attempts: 1,
         };
         // Sizes that differ much are packed large ones first; those that do not are closed in one stream.
-        if packer.varied || !vast {
+        let stream = model.weights_same() && !packer.varied;
+        if !stream || !vast {
             packer.fill_all(&mut packed, effort, work);
             self.consider(&packed);
         }
-        if !packer.varied {
+        if stream {
             if !vast {
                 packed = State::new(model);
                 packed.fill(&gangs, options.secondary, work);

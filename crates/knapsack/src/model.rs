@@ -193,6 +193,11 @@ impl<'a> Model<'a> {
     }
 
     /// Does every kind weigh the same everywhere?
+    pub(crate) fn weights_same(&self) -> bool {
+        self.all_same
+    }
+
+    /// Does this kind weigh the same everywhere?
     pub(crate) fn weighs_same(&self, kind: usize) -> bool {
         matches!(
             self.problem.items[self.kinds[kind].items[0] as usize].weight,

@@ -82,13 +82,20 @@ const MEMORY: f64 = 300_000.0;
 
 /// Which arm pays most for its work: gain per step, forgotten slowly, with a share of tries for every arm.
 pub(super) struct Arms {
+    /// Arms that may be used; those that need a table of pairs come last.
+    count: usize,
     gain: [f64; ARMS.len()],
     cost: [f64; ARMS.len()],
 }
 
 impl Arms {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(tables: bool) -> Self {
+        let tabled = |arm: &&Arm| !matches!(arm.way, Way::Polish | Way::Ruin(_));
         Arms {
+            count: match tables {
+                true => ARMS.len(),
+                false => ARMS.len() - ARMS.iter().filter(tabled).count(),
+            },
             gain: [0.0; ARMS.len()],
             cost: [1.0; ARMS.len()],
         }
@@ -105,18 +112,18 @@ impl Arms {
                 self.gain[at] / self.cost[at]
             }
         };
-        let sum: f64 = (0..ARMS.len()).map(weight).sum();
+        let sum: f64 = (0..self.count).map(weight).sum();
         if sum <= 0.0 || !sum.is_finite() {
-            return random.below(ARMS.len());
+            return random.below(self.count);
         }
         let mut at = random.unit() * sum;
-        for index in 0..ARMS.len() {
+        for index in 0..self.count {
             at -= weight(index);
             if at <= 0.0 {
                 return index;
             }
         }
-        ARMS.len() - 1
+        self.count - 1
     }
 
     /// What an arm gained long ago counts for nothing: all arms forget while any works.

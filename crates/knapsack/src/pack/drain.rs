@@ -141,3 +141,65 @@ impl Packer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::model::Model;
+    use crate::pack::{Effort, Packer};
+    use crate::state::State;
+    use crate::{Item, Knapsack, Problem, Profit, Random, Weight, Work};
+
+    /// Exchanges change no value, put nothing over, and never make the drained knapsack emptier.
+    #[test]
+    fn an_exchange_moves_what_is_free_and_nothing_else() {
+        let mut random = Random::new(5);
+        let mut pick = |from: i64, to: i64| from + random.below((to - from) as usize) as i64;
+        let problem = Problem {
+            dimension_count: 2,
+            knapsacks: (0..6)
+                .map(|_| Knapsack {
+                    capacity: vec![pick(900, 1100), pick(900, 1100)],
+                })
+                .collect(),
+            items: (0..200)
+                .map(|_| Item {
+                    weight: Weight::Same(vec![pick(10, 100), pick(10, 100)]),
+                    profit: Profit::Same(pick(10, 100)),
+                    multiplicity: 1,
+                    allowed: None,
+                })
+                .collect(),
+            ..Problem::default()
+        };
+        let model = Model::new(&problem);
+        let mut work = Work::new(u64::MAX, None);
+        let price = crate::bound::prices(&model, 0, &mut work).price;
+        let mut packer = Packer::new(&model, price, 1);
+        let mut state = State::new(&model);
+        let effort = Effort {
+            candidates: 8,
+            triples: 0,
+            attempts: 1,
+        };
+        packer.fill_all(&mut state, effort, &mut work);
+        let mut moved = 0;
+        for round in 0..60 {
+            let (knapsack, sink) = (round % 5, 5);
+            let (value, before) = (state.value, packer.loss(&state, knapsack));
+            let both = |state: &State| -> Vec<i64> {
+                let free = state.free(knapsack).iter().zip(state.free(sink));
+                free.map(|(a, b)| a + b).collect()
+            };
+            let together = both(&state);
+            packer.exchange(&mut state, knapsack, sink, &mut work);
+            let after = packer.loss(&state, knapsack);
+            assert_eq!(state.value, value);
+            assert_eq!(both(&state), together);
+            assert!(after <= before);
+            assert!(state.free(knapsack).iter().all(|free| *free >= 0));
+            assert!(state.free(sink).iter().all(|free| *free >= 0));
+            moved += u32::from(after < before);
+        }
+        assert!(moved > 0, "nothing was ever moved");
+    }
+}

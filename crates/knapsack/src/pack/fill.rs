@@ -20,7 +20,7 @@ pub(super) struct Base {
 
 impl Base {
     /// Moves the start past kinds that have no copy left; what is left of the front closes up behind them.
-    fn skip_placed(&mut self, unplaced: &[u32]) {
+    pub(super) fn skip_placed(&mut self, unplaced: &[u32]) {
         const FRONT: usize = 8 * WINDOW;
         let end = (self.start + FRONT).min(self.kinds.len());
         let mut to = end;
@@ -134,7 +134,7 @@ impl Packer<'_> {
     }
 
     /// Puts in large kinds that match what is free, until about `spread` average ones would still fit. Answers their gain.
-    fn greedy(
+    pub(super) fn greedy(
         &mut self,
         state: &mut State,
         knapsack: usize,

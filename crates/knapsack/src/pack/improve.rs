@@ -28,7 +28,7 @@ impl Packer<'_> {
         if count == 0 {
             return;
         }
-        let mut arms = Arms::new();
+        let mut arms = Arms::new(self.model.weights_same());
         let mut saved: Vec<(usize, Vec<(u32, u32)>)> = Vec::new();
         let mut best = state.value;
         let mut last_gain = work.done();
@@ -73,6 +73,7 @@ impl Packer<'_> {
                     None
                 }
             };
+            work.spend(8);
             let Some(share) = share else {
                 let rise = (state.value - before.0) as f64;
                 arms.learn(arm, rise, (work.done() - before.1) as f64);
@@ -213,7 +214,7 @@ impl Packer<'_> {
         }
     }
 
-    fn empty(&self, state: &mut State, knapsack: usize) {
+    pub(super) fn empty(&self, state: &mut State, knapsack: usize) {
         for (kind, copies) in state.held[knapsack].clone() {
             if self.model.kinds[kind as usize].gang.is_none() {
                 state.take(kind as usize, knapsack, copies);

@@ -217,18 +217,19 @@ impl PairTable {
     /// Tells what each slot gains and costs now.
     pub(super) fn appraise(&mut self, mut value: impl FnMut(u32) -> (f64, f64)) {
         (self.surplus, self.most) = (0.0, 0.0);
+        self.gains.clear();
+        self.gains.push(0.0);
         for slot in &mut self.slots[1..] {
-            if slot.copies == 0 {
-                continue;
-            }
             (slot.gain, slot.cost) = value(slot.kind);
             if slot.gain > f64::NEG_INFINITY {
                 self.surplus = self.surplus.max(slot.gain - slot.cost);
                 self.most = self.most.max(slot.gain);
             }
+            self.gains.push(match slot.copies {
+                0 => f64::NEG_INFINITY,
+                _ => slot.gain,
+            });
         }
-        self.gains.clear();
-        self.gains.extend(self.slots.iter().map(|slot| slot.gain));
     }
 
     /// A head that is in no pair.
@@ -272,25 +273,22 @@ impl PairTable {
         let slot = &mut self.slots[at];
         slot.copies -= 1;
         if slot.copies == 0 {
-            slot.gain = f64::NEG_INFINITY;
             self.gains[at] = f64::NEG_INFINITY;
             self.spent += 1;
         }
     }
 
-    /// Forgets copies that have found a place elsewhere.
+    /// Learns how many copies of each kind have no place now.
     pub(super) fn sync(&mut self, unplaced: &[u32]) {
+        self.spent = 0;
         for at in 1..self.paired {
             let slot = &mut self.slots[at];
-            let left = unplaced[slot.kind as usize];
-            if slot.copies > left {
-                slot.copies = left;
-                if left == 0 {
-                    slot.gain = f64::NEG_INFINITY;
-                    self.gains[at] = f64::NEG_INFINITY;
-                    self.spent += 1;
-                }
-            }
+            slot.copies = unplaced[slot.kind as usize];
+            self.spent += usize::from(slot.copies == 0);
+            self.gains[at] = match slot.copies {
+                0 => f64::NEG_INFINITY,
+                _ => slot.gain,
+            };
         }
     }
 
@@ -401,7 +399,11 @@ impl PairTable {
             let at = start + step;
             let i = if at < slots { at } else { at - slots };
             let head = self.slots[i];
-            if i == 0 || hopeless(head.gain, head.cost, &best) || !self.fits(i, rest) {
+            if i == 0
+                || head.copies == 0
+                || hopeless(head.gain, head.cost, &best)
+                || !self.fits(i, rest)
+            {
                 continue;
             }
             self.enter(i, &whole, &mut one);
@@ -426,7 +428,7 @@ impl PairTable {
                 let j = self.pick(random);
                 let next = self.slots[j];
                 let (gained, cost) = (head.gain + next.gain, head.cost + next.cost);
-                if hopeless(gained, cost, &best) || !self.fits(j, &one.rest) {
+                if next.copies == 0 || hopeless(gained, cost, &best) || !self.fits(j, &one.rest) {
                     continue;
                 }
                 self.enter(j, &one, &mut two);
@@ -444,5 +446,154 @@ impl PairTable {
             return self.paired + random.below(alone);
         }
         random.below(self.paired)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table of kinds 0, 1, ... with one copy each; what a kind gains is what it weighs in all.
+    fn table(weights: &[[i64; 3]]) -> PairTable {
+        let mut table = PairTable::default();
+        let mut work = Work::new(u64::MAX, None);
+        let pool = weights.iter().enumerate();
+        table.build(
+            3,
+            &[1.0; 3],
+            &[100.0; 3],
+            pool.map(|(kind, weight)| (kind as u32, 1, &weight[..])),
+            &mut work,
+        );
+        table.appraise(|kind| {
+            let sum: f64 = weights[kind as usize].iter().map(|w| *w as f64).sum();
+            (sum, sum)
+        });
+        table
+    }
+
+    fn random_weights(random: &mut Random, count: usize) -> Vec<[i64; 3]> {
+        (0..count)
+            .map(|_| [0; 3].map(|_| 10 + random.below(90) as i64))
+            .collect()
+    }
+
+    #[test]
+    fn sets_that_fill_a_room_to_the_last_unit_are_found() {
+        for members in 1..=4usize {
+            let mut random = Random::new(members as u64);
+            let (mut exact, rounds) = (0, 60);
+            for _ in 0..rounds {
+                let weights = random_weights(&mut random, 60);
+                let table = table(&weights);
+                let mut rest = [0i64; 3];
+                for at in 0..members {
+                    for (rest, w) in rest.iter_mut().zip(weights[7 * at]) {
+                        *rest += w;
+                    }
+                }
+                let mut work = Work::new(u64::MAX, None);
+                let choice = table
+                    .close(
+                        &rest,
+                        &[1.0; 3],
+                        0.0,
+                        f64::INFINITY,
+                        20_000,
+                        &mut random,
+                        &mut work,
+                    )
+                    .expect("the set that the room was made of fits");
+                let chosen = choice.slots.iter().filter(|slot| **slot != 0);
+                let mut left = rest;
+                let mut seen = Vec::new();
+                for slot in chosen {
+                    let kind = table.slot(*slot).kind;
+                    assert!(!seen.contains(&kind), "one copy each");
+                    seen.push(kind);
+                    for (left, w) in left.iter_mut().zip(weights[kind as usize]) {
+                        *left -= w;
+                    }
+                }
+                assert!(left.iter().all(|left| *left >= 0), "{members}: {left:?}");
+                let gained: i64 = rest.iter().sum::<i64>() - left.iter().sum::<i64>();
+                assert_eq!(gained as f64, choice.gain);
+                exact += u32::from(left == [0; 3]);
+            }
+            // Sums on the border of a cell may hide in the next one.
+            assert!(exact * 10 >= rounds * 9, "{members}: {exact} of {rounds}");
+        }
+    }
+
+    #[test]
+    fn floors_demands_and_spent_copies_are_respected() {
+        let weights = [[10, 10, 10], [20, 20, 20], [30, 30, 30]];
+        let rest = [30, 30, 30];
+        let mut random = Random::new(1);
+        let mut close = |table: &PairTable, floor: f64| {
+            let mut work = Work::new(u64::MAX, None);
+            let found = table.close(
+                &rest,
+                &[1.0; 3],
+                floor,
+                f64::INFINITY,
+                200,
+                &mut random,
+                &mut work,
+            );
+            found.map(|choice| choice.gain)
+        };
+        let mut table = table(&weights);
+        assert_eq!(close(&table, 0.0), Some(90.0));
+        assert_eq!(close(&table, 90.0), None);
+        table.demand(&[31, 0, 0]);
+        assert_eq!(close(&table, 0.0), None);
+        table.demand(&[]);
+        // Without the third and the first, the second is what is left: it fits with 10 to spare.
+        table.spend_copy(3);
+        table.spend_copy(1);
+        assert_eq!(table.live_and_spent(), (1, 2));
+        table.push_head(9, 1, &[10, 10, 10], (30.0, 30.0));
+        assert_eq!(close(&table, 0.0), Some(90.0));
+        table.drop_heads();
+        table.sync(&[1, 1, 1]);
+        assert_eq!(table.live_and_spent(), (3, 0));
+        assert_eq!(close(&table, 0.0), Some(90.0));
+    }
+
+    #[test]
+    fn odd_pools_and_rooms_do_no_harm() {
+        let huge = i64::MAX / 2;
+        let cases: [(&[[i64; 3]], [i64; 3]); 5] = [
+            (&[], [10, 10, 10]),
+            (&[[0, 0, 0]], [0, 0, 0]),
+            (&[[huge, huge, huge], [1, 1, 1]], [huge, huge, huge]),
+            (&[[5, 0, 0], [5, 0, 0]], [-1, 0, 0]),
+            (&[[1, 2, 3]], [i64::MAX, i64::MAX, i64::MAX]),
+        ];
+        for (weights, rest) in cases {
+            let table = table(weights);
+            let mut work = Work::new(u64::MAX, None);
+            let mut random = Random::new(3);
+            let choice = table.close(
+                &rest,
+                &[1.0; 3],
+                -1.0,
+                f64::INFINITY,
+                100,
+                &mut random,
+                &mut work,
+            );
+            for slot in choice.map_or([0; 4], |choice| choice.slots) {
+                if slot != 0 {
+                    let weight = weights[table.slot(slot).kind as usize];
+                    let fits = weight
+                        .iter()
+                        .zip(rest)
+                        .all(|(w, rest)| *w <= 0 || *w <= rest);
+                    assert!(fits, "{weights:?} {rest:?}");
+                }
+            }
+        }
     }
 }

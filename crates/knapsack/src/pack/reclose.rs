@@ -22,6 +22,9 @@ impl Packer<'_> {
     /// Goes over all knapsacks, worst first, for as long as that pays.
     pub(crate) fn tighten(&mut self, state: &mut State, bound: i64, work: &mut Work) {
         let count = self.model.knapsack_count;
+        if !self.model.weights_same() {
+            return;
+        }
         let mut knapsacks: Vec<usize> = (0..count).collect();
         let mut changes = usize::MAX;
         self.table_stale = true;
@@ -194,7 +197,13 @@ impl Packer<'_> {
     }
 
     /// The `wanted` kinds that the relaxation would rather have of those that have no place, without those in `but`, which is sorted.
-    fn best_open(&self, state: &State, wanted: usize, but: &[u32], work: &mut Work) -> Vec<u32> {
+    pub(super) fn best_open(
+        &self,
+        state: &State,
+        wanted: usize,
+        but: &[u32],
+        work: &mut Work,
+    ) -> Vec<u32> {
         let reduced = |kind: &u32| self.reduced[*kind as usize];
         let mut pool: Vec<u32> = state
             .open

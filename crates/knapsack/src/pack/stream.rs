@@ -101,6 +101,10 @@ impl Packer<'_> {
     /// Fills every knapsack from what has no place.
     pub(crate) fn stream(&mut self, state: &mut State, work: &mut Work) {
         let model = self.model;
+        assert!(
+            model.weights_same(),
+            "a table holds one weight of each kind"
+        );
         let (mut bulk, mut closers, mut reserve) = self.divide(state);
         let knapsacks = self.roomiest_first(state);
         self.table = PairTable::default();
@@ -119,12 +123,11 @@ impl Packer<'_> {
                 break;
             }
             self.place_bulk(state, knapsack, &mut bulk, work);
-            if bulk.kinds.len() == bulk.front {
+            // Where bulk is out, or too large, closers take its place; at last those of the pool.
+            if self.roomy(state, knapsack) {
                 self.place_bulk(state, knapsack, &mut closers, work);
             }
-            let price = self.price_at(knapsack);
-            let rest_worth: f64 = price.iter().zip(&self.rest).map(|(y, r)| y * r).sum();
-            if worth(state.free(knapsack), price) > 1.5 * rest_worth {
+            if self.roomy(state, knapsack) {
                 let kinds = self.pool.iter().map(|(kind, _)| *kind);
                 let left = kinds.filter(|kind| state.unplaced[*kind as usize] > 0);
                 let mut supply = Supply::new(left.collect(), state);
@@ -164,6 +167,13 @@ impl Packer<'_> {
         }
     }
 
+    /// Is much more free than the common rest?
+    fn roomy(&self, state: &State, knapsack: usize) -> bool {
+        let price = self.price_at(knapsack);
+        let rest: f64 = price.iter().zip(&self.rest).map(|(y, r)| y * r).sum();
+        worth(state.free(knapsack), price) > 1.5 * rest
+    }
+
     /// Bulk, closers, and what the relaxation just rejects (best last).
     fn divide(&mut self, state: &State) -> (Supply, Supply, Vec<u32>) {
         let model = self.model;
@@ -190,11 +200,7 @@ impl Packer<'_> {
             )
         });
         let wanted = CLOSERS * model.knapsack_count as f64;
-        let nearest = if self.varied {
-            wanted
-        } else {
-            (wanted / 2.0).min(NEAREST)
-        };
+        let nearest = (wanted / 2.0).min(NEAREST);
         let copies_of = |kind: &u32| f64::from(state.unplaced[*kind as usize]);
         let all: f64 = taken.iter().map(copies_of).sum();
         // The nearest come last, so that what is left in the end is worth little; before them any, for
