@@ -16,10 +16,11 @@ const RUIN_MAX: usize = 96;
 const POLISH_MAX: usize = 24;
 
 impl Packer<'_> {
-    /// Ruins and recreates until the work is done. What is worse is taken back, so the state only gets better.
+    /// Ruins and recreates until the work is done; with `tables`, closes by them as well. What is worse is taken back, so the state only gets better.
     pub(crate) fn improve(
         &mut self,
         state: &mut State,
+        tables: bool,
         bound: i64,
         idle_max: u64,
         work: &mut Work,
@@ -28,7 +29,7 @@ impl Packer<'_> {
         if count == 0 {
             return;
         }
-        let mut arms = Arms::new(self.model.weights_same());
+        let mut arms = Arms::new(tables);
         let mut saved: Vec<(usize, Vec<(u32, u32)>)> = Vec::new();
         let mut best = state.value;
         let mut last_gain = work.done();
