@@ -223,14 +223,13 @@ impl Search<'_> {
             triples: 0,
             attempts: 1,
         };
-        // Sizes that differ much are packed large ones first; those that do not are closed in one stream.
-        let tables = model.weights_same() && pairs >= TABLE_PAIRS_MIN;
-        let stream = tables && !packer.varied;
-        if !stream || !vast {
+        // Tables of pairs close what is much alike; sizes that differ much are packed large ones first, and filled anew.
+        let tables = model.weights_same() && !packer.varied && pairs >= TABLE_PAIRS_MIN;
+        if !tables || !vast {
             packer.fill_all(&mut packed, effort, work);
             self.consider(&packed);
         }
-        if stream {
+        if tables {
             if !vast {
                 packed = State::new(model);
                 packed.fill(&gangs, options.secondary, work);

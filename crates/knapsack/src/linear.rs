@@ -56,7 +56,11 @@ struct Tableau<'a> {
 
 pub(crate) fn solve(linear: &Linear, iterations_max: usize) -> LinearSolution {
     let mut tableau = Tableau::cold(linear);
-    if linear.profit.len() > SAMPLED_MIN
+    // Where nearly everything has room a cold start is near, and a sample may be short of room by chance.
+    let mut rows = tableau.residual.iter().zip(linear.limit);
+    let short = rows.any(|(left, limit)| *left < -0.05 * limit);
+    if short
+        && linear.profit.len() > SAMPLED_MIN
         && let Some(basis) = sampled_basis(linear, iterations_max)
         && !tableau.restart(basis)
     {
