@@ -63,10 +63,12 @@ impl Packer<'_> {
                 Way::Reclose => {
                     let taken = 3 + self.random.below(3);
                     self.reclose(state, knapsacks[0], taken, work);
+                    work.spend(8);
                     None
                 }
                 Way::Drain => {
                     self.drain(state, &knapsacks, work);
+                    work.spend(8);
                     None
                 }
                 Way::Regroup => {
@@ -74,7 +76,6 @@ impl Packer<'_> {
                     None
                 }
             };
-            work.spend(8);
             let Some(share) = share else {
                 let rise = (state.value - before.0) as f64;
                 arms.learn(arm, rise, (work.done() - before.1) as f64);
