@@ -40,10 +40,18 @@ pub fn upper_bound(problem: &Problem) -> i64 {
 
 /// The bound when nothing competes for capacity: every copy at its best place.
 pub(crate) fn uncontended(model: &Model) -> i64 {
-    clamp(prove(
-        model,
-        &vec![0.0; model.class_count * model.dimensions],
-    ))
+    let mut sum = 0i128;
+    let mut offers: Vec<(i128, u32)> = Vec::with_capacity(model.class_count);
+    for kind in 0..model.kinds.len() {
+        offers.clear();
+        let classes = 0..model.class_count;
+        offers.extend(classes.map(|class| {
+            let profit = model.class_profit(kind, class).max(0);
+            (i128::from(profit), model.class_fit(kind, class))
+        }));
+        sum = sum.saturating_add(dearest(&mut offers, model.kinds[kind].count));
+    }
+    clamp(sum)
 }
 
 /// Finds prices; `value` is that of a known assignment and steers the steps.
@@ -330,17 +338,23 @@ pub(crate) fn prove(model: &Model, price: &[f64]) -> i128 {
                 offers.push((reduced, fit));
             }
         }
-        if offers.len() > 1 {
-            offers.sort_unstable_by_key(|offer| std::cmp::Reverse(offer.0));
-        }
-        let mut left = model.kinds[kind].count;
-        for (reduced, fit) in &offers {
-            let taken = left.min(*fit);
-            left -= taken;
-            sum = sum.saturating_add(reduced.saturating_mul(i128::from(taken)));
-        }
+        sum = sum.saturating_add(dearest(&mut offers, model.kinds[kind].count));
     }
     prices.whole(sum)
+}
+
+/// The most that `count` copies bring, each offer for so many of them.
+fn dearest(offers: &mut [(i128, u32)], count: u32) -> i128 {
+    if offers.len() > 1 {
+        offers.sort_unstable_by_key(|offer| std::cmp::Reverse(offer.0));
+    }
+    let (mut left, mut sum) = (count, 0i128);
+    for (worth, fit) in offers {
+        let taken = left.min(*fit);
+        left -= taken;
+        sum = sum.saturating_add(worth.saturating_mul(i128::from(taken)));
+    }
+    sum
 }
 
 fn clamp(bound: i128) -> i64 {

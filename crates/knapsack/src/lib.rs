@@ -134,6 +134,8 @@ const FIRST_PASS_MAX: u64 = 50_000_000;
 const EXACT_OPERATIONS_MAX: u64 = 200_000;
 /// Pairs of kinds and knapsacks beyond which the knapsack-by-knapsack packing comes first.
 const PAIRS_MAX: u64 = 2_000_000;
+/// Pairs from which on tables of pairs of kinds pay; smaller problems are closed as well without.
+const TABLE_PAIRS_MIN: u64 = 1_000;
 /// Pairs up to which every order is tried, not only the first.
 const ORDERS_PAIRS_MAX: u64 = 500_000;
 
@@ -192,7 +194,7 @@ impl Search<'_> {
         let idle_max = if options.work_max == u64::MAX {
             u64::MAX
         } else {
-            10_000 + 50 * pairs
+            5_000 + 50 * pairs
         };
         let nodes_max =
             EXACT_OPERATIONS_MAX / ((model.knapsack_count * model.dimensions) as u64 + 8);
@@ -221,9 +223,22 @@ impl Search<'_> {
             triples: 0,
             attempts: 1,
         };
-        packer.fill_all(&mut packed, effort, work);
-        self.consider(&packed);
-        packer.improve(&mut self.best, self.bound, idle_max, work);
+        // Tables of pairs close what is much alike; sizes that differ much are packed large ones first, and filled anew.
+        let tables = model.weights_same() && !packer.varied && pairs >= TABLE_PAIRS_MIN;
+        if !tables || !vast {
+            packer.fill_all(&mut packed, effort, work);
+            self.consider(&packed);
+        }
+        if tables {
+            if !vast {
+                packed = State::new(model);
+                packed.fill(&gangs, options.secondary, work);
+            }
+            packer.stream(&mut packed, work);
+            packer.tighten(&mut packed, self.bound, work);
+            self.consider(&packed);
+        }
+        packer.improve(&mut self.best, tables, self.bound, idle_max, work);
     }
 
     /// Puts in what still fits; searches leave out what is worth nothing.

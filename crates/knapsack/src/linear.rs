@@ -36,6 +36,8 @@ enum Place {
 }
 
 const TOLERANCE: f64 = 1e-9;
+/// Columns beyond which a sample of half as many tells where to start.
+const SAMPLED_MIN: usize = 8_192;
 /// Iterations between two inversions from scratch.
 const REFACTOR_EVERY: usize = 40;
 
@@ -48,41 +50,57 @@ struct Tableau<'a> {
     inverse: Vec<f64>,
     /// Limits less what the columns at their upper bounds use.
     residual: Vec<f64>,
+    /// Memory for the ratio test.
+    breakpoints: Vec<crate::select::Breakpoint>,
 }
 
 pub(crate) fn solve(linear: &Linear, iterations_max: usize) -> LinearSolution {
-    let (rows, count) = (linear.rows, linear.profit.len());
-    let mut place = vec![Place::Lower; count + rows];
-    let mut residual = linear.limit.to_vec();
-    for (j, place) in place.iter_mut().enumerate().take(count) {
-        if linear.profit[j] > 0.0 && linear.upper[j] > 0.0 {
-            *place = Place::Upper;
-            for (r, a) in residual.iter_mut().zip(linear.column(j)) {
-                *r -= a * linear.upper[j];
-            }
-        }
+    let mut tableau = Tableau::cold(linear);
+    // Where nearly everything has room a cold start is near, and a sample may be short of room by chance.
+    let mut rows = tableau.residual.iter().zip(linear.limit);
+    let short = rows.any(|(left, limit)| *left < -0.05 * limit);
+    if short
+        && linear.profit.len() > SAMPLED_MIN
+        && let Some(basis) = sampled_basis(linear, iterations_max)
+        && !tableau.restart(basis)
+    {
+        tableau = Tableau::cold(linear);
     }
-    let mut inverse = vec![0.0; rows * rows];
-    for r in 0..rows {
-        place[count + r] = Place::Basic;
-        inverse[r * rows + r] = 1.0;
-    }
-    let mut tableau = Tableau {
-        linear,
-        place,
-        basis: (count..count + rows).collect(),
-        inverse,
-        residual,
-    };
-    for iteration in 0..iterations_max {
-        if iteration % REFACTOR_EVERY == REFACTOR_EVERY - 1 && !tableau.refactor() {
-            break;
-        }
-        if !tableau.step() {
-            break;
-        }
-    }
+    tableau.run(iterations_max);
     tableau.answer()
+}
+
+/// The optimal basis of every so many columns and as much less room: nearly that of all of them.
+fn sampled_basis(linear: &Linear, iterations_max: usize) -> Option<Vec<usize>> {
+    let count = linear.profit.len();
+    let stride = count / (SAMPLED_MIN / 2);
+    let sample = || (0..count).step_by(stride);
+    let columns: Vec<f64> = sample().flat_map(|j| linear.column(j)).copied().collect();
+    let profit: Vec<f64> = sample().map(|j| linear.profit[j]).collect();
+    let upper: Vec<f64> = sample().map(|j| linear.upper[j]).collect();
+    // Of each row, the share of the room that is the sample's share of all that would use it.
+    let limit: Vec<f64> = (0..linear.rows)
+        .map(|r| {
+            let used = |j: usize| linear.column(j)[r] * linear.upper[j];
+            let all: f64 = (0..count).map(used).sum();
+            let share = sample().map(used).sum::<f64>() / all;
+            linear.limit[r] * if share.is_finite() { share } else { 1.0 }
+        })
+        .collect();
+    let small = Linear {
+        rows: linear.rows,
+        columns: &columns,
+        profit: &profit,
+        upper: &upper,
+        limit: &limit,
+    };
+    let mut tableau = Tableau::cold(&small);
+    tableau.run(iterations_max);
+    let of_all = |j: usize| match j.checked_sub(profit.len()) {
+        Some(slack) => count + slack,
+        None => j * stride,
+    };
+    Some(tableau.basis.iter().map(|j| of_all(*j)).collect())
 }
 
 impl Linear<'_> {
@@ -91,7 +109,73 @@ impl Linear<'_> {
     }
 }
 
-impl Tableau<'_> {
+impl<'a> Tableau<'a> {
+    /// Every column that brings something at its upper bound, the slacks in the basis.
+    fn cold(linear: &'a Linear<'a>) -> Self {
+        let (rows, count) = (linear.rows, linear.profit.len());
+        let mut place = vec![Place::Lower; count + rows];
+        let mut residual = linear.limit.to_vec();
+        for (j, place) in place.iter_mut().enumerate().take(count) {
+            if linear.profit[j] > 0.0 && linear.upper[j] > 0.0 {
+                *place = Place::Upper;
+                for (r, a) in residual.iter_mut().zip(linear.column(j)) {
+                    *r -= a * linear.upper[j];
+                }
+            }
+        }
+        let mut inverse = vec![0.0; rows * rows];
+        for r in 0..rows {
+            place[count + r] = Place::Basic;
+            inverse[r * rows + r] = 1.0;
+        }
+        Tableau {
+            linear,
+            place,
+            basis: (count..count + rows).collect(),
+            inverse,
+            residual,
+            breakpoints: Vec::new(),
+        }
+    }
+
+    /// Starts anew from a basis, every other column where its reduced profit says; false if that is no start.
+    fn restart(&mut self, basis: Vec<usize>) -> bool {
+        let count = self.linear.profit.len();
+        self.basis = basis;
+        if !self.refactor() {
+            return false;
+        }
+        let prices = self.prices();
+        if prices.iter().any(|y| *y < -TOLERANCE) {
+            return false;
+        }
+        self.place.fill(Place::Lower);
+        for j in &self.basis {
+            self.place[*j] = Place::Basic;
+        }
+        self.residual.copy_from_slice(self.linear.limit);
+        for j in 0..count {
+            let reduced = self.linear.profit[j] - self.dot(&prices, j);
+            let upper = self.linear.upper[j];
+            if self.place[j] == Place::Lower && reduced > 0.0 && upper > 0.0 {
+                self.place[j] = Place::Upper;
+                self.shift_residual(j, upper);
+            }
+        }
+        true
+    }
+
+    fn run(&mut self, iterations_max: usize) {
+        for iteration in 0..iterations_max {
+            if iteration % REFACTOR_EVERY == REFACTOR_EVERY - 1 && !self.refactor() {
+                break;
+            }
+            if !self.step() {
+                break;
+            }
+        }
+    }
+
     fn upper(&self, j: usize) -> f64 {
         self.linear.upper.get(j).copied().unwrap_or(f64::INFINITY)
     }
@@ -178,7 +262,8 @@ impl Tableau<'_> {
             .map(|a| a * sign)
             .collect();
         let prices = self.prices();
-        let mut breakpoints: Vec<(f64, f64, usize)> = Vec::new();
+        let mut breakpoints = std::mem::take(&mut self.breakpoints);
+        breakpoints.clear();
         for j in 0..self.place.len() {
             let place = self.place[j];
             if place == Place::Basic || self.upper(j) <= 0.0 {
@@ -197,8 +282,8 @@ impl Tableau<'_> {
         let Some(entering) = crate::select::weighted(&mut breakpoints, &mut slope, step) else {
             return false;
         };
-        let flipped: Vec<usize> = breakpoints.iter().map(|(_, _, j)| *j).collect();
-        for j in flipped {
+        for (_, _, j) in &breakpoints {
+            let j = *j;
             let upper = self.upper(j);
             if self.place[j] == Place::Upper {
                 self.place[j] = Place::Lower;
@@ -208,6 +293,7 @@ impl Tableau<'_> {
                 self.shift_residual(j, upper);
             }
         }
+        self.breakpoints = breakpoints;
         let out = self.basis[r];
         if sign < 0.0 {
             self.place[out] = Place::Upper;

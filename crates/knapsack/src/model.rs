@@ -27,12 +27,42 @@ pub(crate) struct Kind {
     pub(crate) count: u32,
     pub(crate) conflicts: Vec<u32>,
     pub(crate) gang: Option<u32>,
-    /// Best profit by class, or one for all classes; -1 where nothing of the kind may go.
-    profit: Vec<i64>,
-    /// Least weight by class, or one vector for all classes.
+    /// Best profit by class; -1 where nothing of the kind may go.
+    profit: ByClass<i64>,
+    /// Least weight by class; empty: the same everywhere, and in the model's flat table.
     weight: Vec<i64>,
-    /// How many copies fit into a class if it were empty, at most `count`, or one number for all classes together.
-    fit: Vec<u32>,
+    /// How many copies fit into a class if it were empty, at most `count`.
+    fit: ByClass<u32>,
+}
+
+/// One value for all classes, without memory of its own, or one for each.
+enum ByClass<T> {
+    One(T),
+    Each(Vec<T>),
+}
+
+impl<T: Copy + PartialEq> ByClass<T> {
+    fn at(&self, class: usize) -> T {
+        match self {
+            ByClass::One(value) => *value,
+            ByClass::Each(values) => values[class],
+        }
+    }
+
+    fn one_if_alike(values: Vec<T>, may: bool) -> Self {
+        if may && values.iter().all(|value| *value == values[0]) {
+            ByClass::One(values[0])
+        } else {
+            ByClass::Each(values)
+        }
+    }
+
+    fn all(&self, holds: impl Fn(T) -> bool) -> bool {
+        match self {
+            ByClass::One(value) => holds(*value),
+            ByClass::Each(values) => values.iter().all(|value| holds(*value)),
+        }
+    }
 }
 
 pub(crate) struct Model<'a> {
@@ -131,8 +161,7 @@ impl<'a> Model<'a> {
     }
 
     pub(crate) fn class_profit(&self, kind: usize, class: usize) -> i64 {
-        let profit = &self.kinds[kind].profit;
-        profit[if profit.len() == 1 { 0 } else { class }]
+        self.kinds[kind].profit.at(class)
     }
 
     /// What a copy of the kind takes of the class, at the prices of all classes' dimensions.
@@ -146,8 +175,8 @@ impl<'a> Model<'a> {
 
     pub(crate) fn class_weight(&self, kind: usize, class: usize) -> &[i64] {
         let weight = &self.kinds[kind].weight;
-        if weight.len() == self.dimensions {
-            weight
+        if weight.is_empty() {
+            &self.flat_weight[kind * self.dimensions..(kind + 1) * self.dimensions]
         } else {
             &weight[class * self.dimensions..(class + 1) * self.dimensions]
         }
@@ -155,11 +184,20 @@ impl<'a> Model<'a> {
 
     /// Copies of a kind that fit into an empty class.
     pub(crate) fn class_fit(&self, kind: usize, class: usize) -> u32 {
-        let fit = &self.kinds[kind].fit;
-        fit[if fit.len() == 1 { 0 } else { class }]
+        self.kinds[kind].fit.at(class)
+    }
+
+    /// Is every kind worth the same everywhere, and allowed everywhere?
+    pub(crate) fn profits_same(&self) -> bool {
+        self.flat_profit.iter().all(|profit| *profit != ASK)
     }
 
     /// Does every kind weigh the same everywhere?
+    pub(crate) fn weights_same(&self) -> bool {
+        self.all_same
+    }
+
+    /// Does this kind weigh the same everywhere?
     pub(crate) fn weighs_same(&self, kind: usize) -> bool {
         matches!(
             self.problem.items[self.kinds[kind].items[0] as usize].weight,
@@ -197,14 +235,21 @@ impl<'a> Model<'a> {
         for kind in 0..self.kinds.len() {
             let item = self.kinds[kind].items[0] as usize;
             let source = &self.problem.items[item];
+            if let [members] = &roomiest[..]
+                && self.flat_profit[kind] != ASK
+                && matches!(source.weight, Weight::Same(_))
+            {
+                let (profit, fit) = self.in_one_class(kind, members);
+                let kind = &mut self.kinds[kind];
+                (kind.profit, kind.fit) = (ByClass::One(profit), ByClass::One(fit));
+                continue;
+            }
             let mut profit = vec![-1i64; classes];
             let mut fit = vec![0u32; classes];
             let mut weight: Vec<i64> = Vec::new();
             let varied = matches!(source.weight, Weight::PerKnapsack(_));
             if varied {
                 weight = vec![i64::MAX; classes * self.dimensions];
-            } else if let Weight::Same(same) = &source.weight {
-                weight.clone_from(same);
             }
             let plain =
                 !varied && source.allowed.is_none() && matches!(source.profit, Profit::Same(_));
@@ -231,17 +276,31 @@ impl<'a> Model<'a> {
                     }
                 }
             }
-            if classes == 1
+            let alike = classes == 1
                 || plain
                     && profit.iter().all(|p| *p == profit[0])
-                    && fit.iter().all(|f| *f == fit[0])
-            {
-                profit.truncate(1);
-                fit.truncate(1);
-            }
+                    && fit.iter().all(|f| *f == fit[0]);
             let kind = &mut self.kinds[kind];
-            (kind.profit, kind.weight, kind.fit) = (profit, weight, fit);
+            kind.weight = weight;
+            kind.profit = ByClass::one_if_alike(profit, alike);
+            kind.fit = ByClass::one_if_alike(fit, alike);
         }
+    }
+
+    /// Profit and fit of a kind that weighs and is worth the same everywhere, where all knapsacks are of one class.
+    fn in_one_class(&self, kind: usize, members: &[u32]) -> (i64, u32) {
+        let (worth, count) = (self.flat_profit[kind], self.kinds[kind].count);
+        let mut fit = 0u32;
+        if worth >= 0 {
+            for knapsack in members {
+                let room = self.empty_room(kind, *knapsack as usize);
+                fit = fit.saturating_add(room).min(count);
+                if fit == count {
+                    break;
+                }
+            }
+        }
+        (if fit > 0 { worth } else { -1 }, fit)
     }
 
     /// Capacity that nothing can use is none: in a knapsack with little of one dimension, what can be used of
@@ -254,7 +313,7 @@ impl<'a> Model<'a> {
         // most[d][e]: the greatest weight in d for one unit of e; infinite if some kind needs d and no e.
         let mut most = vec![0.0f64; dimensions * dimensions];
         for (kind, weight) in self.flat_weight.chunks_exact(dimensions).enumerate() {
-            if self.kinds[kind].fit.iter().all(|fit| *fit == 0) {
+            if self.kinds[kind].fit.all(|fit| fit == 0) {
                 continue;
             }
             for d in 0..dimensions {
@@ -327,32 +386,41 @@ fn kinds(problem: &Problem) -> Vec<Kind> {
         gang_of.extend(gang.members.iter().map(|item| (*item, index as u32)));
     }
     let mut kinds: Vec<Kind> = Vec::with_capacity(problem.items.len());
-    let mut known: HashMap<u64, Vec<usize>> = HashMap::with_capacity(problem.items.len());
-    for (index, item) in problem.items.iter().enumerate() {
+    // The last kind of a fingerprint, and for every kind the one before it of the same fingerprint.
+    let mut known: HashMap<u64, u32> = HashMap::with_capacity(problem.items.len());
+    let mut before: Vec<u32> = vec![u32::MAX; problem.items.len()];
+    let ruled = !conflicts_of.is_empty() || !gang_of.is_empty();
+    'items: for (index, item) in problem.items.iter().enumerate() {
         let index = index as u32;
-        let conflicts = conflicts_of.remove(&index).unwrap_or_default();
-        let gang = gang_of.get(&index).copied();
+        let (mut conflicts, mut gang) = (Vec::new(), None);
+        if ruled {
+            conflicts = conflicts_of.remove(&index).unwrap_or_default();
+            gang = gang_of.get(&index).copied();
+        }
         if conflicts.is_empty() && gang.is_none() {
-            let alike = known.entry(fingerprint(item)).or_default();
-            let same = alike.iter().find(|kind| {
-                let other = &problem.items[kinds[**kind].items[0] as usize];
-                same(item, other) && kinds[**kind].count.checked_add(item.multiplicity).is_some()
-            });
-            if let Some(kind) = same {
-                kinds[*kind].items.push(index);
-                kinds[*kind].count += item.multiplicity;
-                continue;
+            let last = known.entry(fingerprint(item)).or_insert(u32::MAX);
+            let mut at = *last;
+            while let Some(kind) = kinds.get_mut(at as usize) {
+                let other = &problem.items[kind.items[0] as usize];
+                if same(item, other)
+                    && let Some(count) = kind.count.checked_add(item.multiplicity)
+                {
+                    kind.items.push(index);
+                    kind.count = count;
+                    continue 'items;
+                }
+                at = before[at as usize];
             }
-            alike.push(kinds.len());
+            before[kinds.len()] = std::mem::replace(last, kinds.len() as u32);
         }
         kinds.push(Kind {
             items: vec![index],
             count: item.multiplicity,
             conflicts,
             gang,
-            profit: Vec::new(),
+            profit: ByClass::One(-1),
             weight: Vec::new(),
-            fit: Vec::new(),
+            fit: ByClass::One(0),
         });
     }
     kinds

@@ -652,3 +652,57 @@ fn the_caller_can_stop_the_search() {
     .unwrap();
     check::check(&problem, &solution).unwrap();
 }
+
+/// Many knapsacks of some twenty kinds each: the first packing and little search come close to the bound, in every family.
+#[test]
+fn many_knapsacks_are_closed_almost_exactly() {
+    // Number, knapsacks, is profit tied to weight, gap allowed in percent.
+    let cases = [
+        (4_000, 200, false, 1.0),
+        (4_000, 200, true, 1.0),
+        (4_000, 40, false, 0.3),
+        (4_000, 40, true, 0.3),
+    ];
+    for (n, m, tied, gap_max) in cases {
+        let mut random = Random::new(n + m);
+        let mut pick =
+            |from: i64, to: i64| from + ((random.next() >> 16) % (to - from) as u64) as i64;
+        let items: Vec<Item> = (0..n)
+            .map(|_| {
+                let weight: Vec<i64> = (0..4).map(|_| pick(10, 100)).collect();
+                let profit = match tied {
+                    true => weight.iter().sum::<i64>() / 4 + 10,
+                    false => pick(10, 100),
+                };
+                Item {
+                    weight: Weight::Same(weight),
+                    profit: Profit::Same(profit),
+                    multiplicity: 1,
+                    allowed: None,
+                }
+            })
+            .collect();
+        let capacity = n as i64 * 55 / 2 / m as i64;
+        let problem = Problem {
+            dimension_count: 4,
+            knapsacks: (0..m)
+                .map(|_| {
+                    let around = pick(capacity * 4 / 5, capacity * 6 / 5);
+                    Knapsack {
+                        capacity: vec![around; 4],
+                    }
+                })
+                .collect(),
+            items,
+            ..Problem::default()
+        };
+        let options = Options {
+            work_max: 3_000_000,
+            ..Options::default()
+        };
+        let solution = solve(&problem, &options).unwrap();
+        check::check(&problem, &solution).unwrap();
+        let gap = solution.gap() * 100.0;
+        assert!(gap < gap_max, "{n} x {m}, tied {tied}: gap {gap:.3}%");
+    }
+}
