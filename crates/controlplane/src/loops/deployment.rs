@@ -131,7 +131,8 @@ impl Loop {
         let name = deployment.metadata.name.as_deref().unwrap_or_default();
         let deployments: Api<Deployment> = Api::namespaced(self.context.client.clone(), namespace);
         let replica_sets: Api<ReplicaSet> = Api::namespaced(self.context.client.clone(), namespace);
-        let mut resource_version = deployment.metadata.resource_version.clone();
+        // What the status is written over: an update of the status writes annotations, too.
+        let mut stored = deployment.clone();
         for action in outcome.actions {
             match action {
                 Action::Event(event) => self.context.recorder.record(deployment, event),
@@ -202,14 +203,15 @@ impl Loop {
                         .await?;
                     // Only if nothing else changed meanwhile may the status be written over the patched version.
                     if patched.metadata.generation == deployment.metadata.generation {
-                        resource_version = patched.metadata.resource_version;
+                        stored.metadata = patched.metadata;
                     }
                 }
             }
         }
         match outcome.status {
             Some(status) => {
-                self.write_status(&deployments, deployment, resource_version, status)
+                let version = stored.metadata.resource_version.clone();
+                self.write_status(&deployments, &stored, version, status)
                     .await
             }
             None => Ok(()),
