@@ -189,7 +189,7 @@ impl Meanwhile {
             match self {
                 Meanwhile::Nothing => return,
                 Meanwhile::Create => {
-                    pods.create(&parameters, &high(index).await).await.unwrap();
+                    make(&pods, &high(index).await).await;
                 }
                 Meanwhile::Delete => {
                     let old: Api<Pod> = Api::namespaced(client.clone(), "sched-0");
@@ -213,7 +213,7 @@ impl Meanwhile {
                             pods.delete(&pod.metadata.name.clone().unwrap(), &gone)
                                 .await
                                 .ok();
-                            pods.create(&parameters, &pod).await.unwrap();
+                            make(&pods, &pod).await;
                         }
                         _ => {
                             services.delete(&name, &gone).await.ok();
@@ -228,6 +228,15 @@ impl Meanwhile {
                 }
             }
         }
+    }
+}
+
+/// Creates a pod; its priority class may have been made only just now, and be unknown for a moment.
+async fn make(pods: &Api<Pod>, pod: &Pod) {
+    let begun = Instant::now();
+    while let Err(error) = pods.create(&PostParams::default(), pod).await {
+        assert!(begun.elapsed() < WINDOW, "the pod is not taken: {error}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
