@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::deployment::whole_seconds;
+use crate::time::whole_seconds;
 
 pub const FINALIZER: &str = "kubernetes";
 

@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::deployment::whole_seconds;
 use crate::pod;
+use crate::time::whole_seconds;
 
 /// Finished pods kept in the whole cluster, as upstream's --terminated-pod-gc-threshold.
 pub const TERMINATED_MAX: usize = 12_500;

@@ -320,7 +320,7 @@ pub fn with_failure(
                 .into(),
             ),
             message: Some(message.into()),
-            last_transition_time: Some(Time(crate::deployment::whole_seconds(now))),
+            last_transition_time: Some(Time(crate::time::whole_seconds(now))),
         }),
         None => conditions.retain(|condition| condition.type_ != TYPE),
         Some(_) => {}

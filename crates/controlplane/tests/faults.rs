@@ -14,7 +14,6 @@ use kube::client::Body;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-#[path = "harness/mod.rs"]
 mod harness;
 
 use harness::{ApiServer, add_namespace, add_node_with_cpu, eventually};

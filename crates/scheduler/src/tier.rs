@@ -248,6 +248,12 @@ fn match_classes<'t>(
     lots
 }
 
+/// What the solver is asked about lots: their classes, each with all of its pods, placed or waiting.
+fn demand_of<'l, 't: 'l>(lots: impl Iterator<Item = &'l Lot<'t>>) -> Vec<(Arc<PodClass>, usize)> {
+    lots.map(|lot| (lot.class.clone(), lot.placed.len() + lot.waiting.len()))
+        .collect()
+}
+
 /// Room that some placed pods would give back, by node.
 fn room_of<'p>(placed: impl Iterator<Item = &'p Placed>) -> HashMap<NodeIndex, Amounts> {
     let mut room: HashMap<NodeIndex, Amounts> = HashMap::new();
@@ -368,11 +374,7 @@ fn improve<'t>(
 ) {
     // What was placed in this tier is given back in thought: the bound holds for any order of placing.
     let given_back = room_of(lots.iter().flat_map(|lot| &lot.placed));
-    let demand: Vec<(Arc<PodClass>, usize)> = lots
-        .iter()
-        .filter(|lot| lot.hopeful)
-        .map(|lot| (lot.class.clone(), lot.placed.len() + lot.waiting.len()))
-        .collect();
+    let demand = demand_of(lots.iter().filter(|lot| lot.hopeful));
     let has_gangs = !tier.gangs.is_empty();
     let profiles: Vec<Arc<Profile>> = demand.iter().map(|(class, _)| run.profile(class)).collect();
     let Some(problem) = Problem::new(
@@ -408,15 +410,7 @@ fn improve<'t>(
         return;
     }
     let given_back = room_of(plain.iter().flat_map(|at| &lots[*at].placed));
-    let demand: Vec<(Arc<PodClass>, usize)> = plain
-        .iter()
-        .map(|at| {
-            (
-                lots[*at].class.clone(),
-                lots[*at].placed.len() + lots[*at].waiting.len(),
-            )
-        })
-        .collect();
+    let demand = demand_of(plain.iter().map(|at| &lots[*at]));
     let profiles: Vec<Arc<Profile>> = demand.iter().map(|(class, _)| run.profile(class)).collect();
     let Some(problem) = Problem::new(
         snapshot,

@@ -78,7 +78,7 @@ pub fn reconcile(observed: &Observed, now: Timestamp) -> Outcome {
     let Some(spec) = observed.deployment.spec.clone() else {
         return Outcome::default();
     };
-    let now = whole_seconds(now);
+    let now = crate::time::whole_seconds(now);
     let mut work = Work {
         stored: observed.deployment,
         status: observed.deployment.status.clone().unwrap_or_default(),
@@ -125,11 +125,6 @@ pub fn reconcile(observed: &Observed, now: Timestamp) -> Outcome {
         Strategy::Recreate => work.recreate(&observed.pods),
     }
     work.finish_rollout()
-}
-
-/// Time as the API stores it.
-pub(crate) fn whole_seconds(now: Timestamp) -> Timestamp {
-    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

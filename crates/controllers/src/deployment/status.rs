@@ -422,7 +422,7 @@ pub fn creation_failed(
             "False",
             "ReplicaSetCreateError",
             message.clone(),
-            super::whole_seconds(now),
+            crate::time::whole_seconds(now),
         );
     }
     Outcome {

@@ -209,11 +209,7 @@ impl Loop {
             }
         }
         match outcome.status {
-            Some(status) => {
-                let version = stored.metadata.resource_version.clone();
-                self.write_status(&deployments, &stored, version, status)
-                    .await
-            }
+            Some(status) => self.write_status(&deployments, &stored, status).await,
             None => Ok(()),
         }
     }
@@ -222,11 +218,9 @@ impl Loop {
         &self,
         deployments: &Api<Deployment>,
         deployment: &Deployment,
-        resource_version: Option<String>,
         status: DeploymentStatus,
     ) -> Result<(), kube::Error> {
         let mut object = deployment.clone();
-        object.metadata.resource_version = resource_version;
         object.status = Some(status);
         let name = object.metadata.name.clone().unwrap_or_default();
         deployments
@@ -247,14 +241,12 @@ impl Loop {
             Err(failure) => failure,
         };
         let name = object.metadata.name.as_deref().unwrap_or_default();
-        let version = deployment.metadata.resource_version.clone();
         if error::already_exists(&failure) {
             let existing = replica_sets.get(name).await?;
             let Some(status) = deployment::creation_conflict(deployment, &existing) else {
                 return Ok(());
             };
-            self.write_status(deployments, deployment, version, status)
-                .await?;
+            self.write_status(deployments, deployment, status).await?;
         } else if !error::namespace_is_terminating(&failure) {
             let outcome = deployment::creation_failed(
                 deployment,
@@ -268,8 +260,7 @@ impl Loop {
                 }
             }
             if let Some(status) = outcome.status {
-                self.write_status(deployments, deployment, version, status)
-                    .await?;
+                self.write_status(deployments, deployment, status).await?;
             }
         }
         Err(failure)

@@ -219,8 +219,7 @@ impl Loop {
             .iter()
             .filter(|candidate| pod::is_ready(candidate))
         {
-            let now =
-                Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
+            let now = Time(controllers::time::whole_seconds(Timestamp::now()));
             let condition = json!({"type": "Ready", "status": "False", "lastTransitionTime": now});
             let patch = json!({"metadata": {"uid": candidate.metadata.uid}, "status": {"conditions": [condition]}});
             let key = ObjectKey::of(&**candidate);
@@ -287,7 +286,7 @@ impl Loop {
             ),
         );
         let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
+        let now = Time(controllers::time::whole_seconds(Timestamp::now()));
         let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
             "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": now});
         let patch = json!({"metadata": {"uid": uid}, "status": {"conditions": [condition]}});

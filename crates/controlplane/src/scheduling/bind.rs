@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use controllers::event::Event;
+use controllers::time::whole_seconds;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -139,7 +140,7 @@ impl Binder {
         let since = current
             .filter(|c| stands(c))
             .and_then(|condition| condition.last_transition_time.clone());
-        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
+        let now = whole_seconds(Timestamp::now());
         let condition = json!({
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
             "lastTransitionTime": since.unwrap_or(Time(now)), "observedGeneration": pod.metadata.generation,

@@ -1,6 +1,7 @@
 //! Asking a victim of preemption to leave: the condition that says why, the deletion, the event.
 
 use controllers::event::Event;
+use controllers::time::whole_seconds;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -21,7 +22,7 @@ impl Binder {
             .spec
             .as_ref()
             .and_then(|spec| spec.scheduler_name.as_deref());
-        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
+        let now = whole_seconds(Timestamp::now());
         let condition = json!({
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
             "message": format!("{}: preempting to accommodate a higher priority pod", scheduler.unwrap_or(scheduler::DEFAULT_SCHEDULER)),
