@@ -30,8 +30,10 @@ install_build() {
   apt_install gcc libc6-dev make pkg-config ca-certificates curl git
   if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
     say "installing rust by rustup"
-    curl --proto '=https' --tlsv1.2 -fsS https://sh.rustup.rs | sh -s -- -y --profile minimal --no-modify-path >/dev/null \
-      || { echo "error: rust could not be installed: https://sh.rustup.rs is not reachable; install cargo $(grep channel rust-toolchain.toml | cut -d'"' -f2) and run again" >&2; exit 1; }
+    # The second is where the toolchains come from anyway, and has the same script.
+    { curl --proto '=https' --tlsv1.2 -fsS https://sh.rustup.rs || curl --proto '=https' --tlsv1.2 -fsS https://static.rust-lang.org/rustup/rustup-init.sh; } \
+      | sh -s -- -y --profile minimal --no-modify-path >/dev/null \
+      || { echo "error: rust could not be installed: neither https://sh.rustup.rs nor https://static.rust-lang.org is reachable; install cargo $(grep channel rust-toolchain.toml | cut -d'"' -f2) and run again" >&2; exit 1; }
   fi
 }
 
