@@ -84,9 +84,14 @@ impl Closer {
             for i in 0..count {
                 let weight = self.weights[i * dimensions + d];
                 let first = thresholds[..THRESHOLDS].partition_point(|t| *t < weight);
-                for t in first..THRESHOLDS {
-                    self.masks[(d * THRESHOLDS + t) * self.words + i / 64] |= 1 << (i % 64);
+                if first < THRESHOLDS {
+                    self.masks[(d * THRESHOLDS + first) * self.words + i / 64] |= 1 << (i % 64);
                 }
+            }
+            // What weighs no more than a threshold weighs no more than the next.
+            let row = d * THRESHOLDS * self.words;
+            for at in row + self.words..row + THRESHOLDS * self.words {
+                self.masks[at] |= self.masks[at - self.words];
             }
         }
     }

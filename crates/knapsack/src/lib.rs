@@ -223,14 +223,17 @@ impl Search<'_> {
             triples: 0,
             attempts: 1,
         };
-        // Tables of pairs close what is much alike; sizes that differ much are packed large ones first, and filled anew.
-        let tables = model.weights_same() && !packer.varied && pairs >= TABLE_PAIRS_MIN;
-        if !tables || !vast {
+        // Tables of pairs close more tightly, and take longer; what takes longest has the quick answer to fall back on.
+        let tables = model.weights_same()
+            && (!packer.varied || model.profits_same())
+            && pairs >= TABLE_PAIRS_MIN;
+        let quick = !tables || !vast || packer.varied;
+        if quick {
             packer.fill_all(&mut packed, effort, work);
             self.consider(&packed);
         }
         if tables {
-            if !vast {
+            if quick {
                 packed = State::new(model);
                 packed.fill(&gangs, options.secondary, work);
             }

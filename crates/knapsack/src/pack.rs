@@ -1,11 +1,12 @@
 //! Knapsack by knapsack: fill, close, and fill anew what was filled badly.
 //!
-//! Enter at [`Packer::fill_all`] for a first packing and at [`Packer::improve`] for the search after it.
-//! Everything is measured as *loss* against the relaxation's prices y: what a knapsack leaves free costs
+//! Enter at [`Packer::fill_all`] and [`Packer::stream`] for first packings and at [`Packer::improve`] for the search after
+//! them. Everything is measured as *loss* against the relaxation's prices y: what a knapsack leaves free costs
 //! y * free, and a copy that the relaxation would not take (reduced profit below zero), or would
-//! rather put elsewhere, costs the difference. A knapsack is filled with large kinds that match its free
-//! vector (least squares, as in Panigrahy and others, Heuristics for Vector Bin Packing, 2011), until room
-//! for two or three average ones is left; then [`crate::close`] finds the set that fills it best. The search
+//! rather put elsewhere, costs the difference. `fill_all` is quick: a knapsack is filled with large kinds that match its
+//! free vector (least squares, as in Panigrahy and others, Heuristics for Vector Bin Packing, 2011), until room
+//! for two or three average ones is left; then [`crate::close`] finds the set that fills it best. `stream` takes longer
+//! and loses a hundredth of that. The search
 //! is ruin and recreate (Schrimpf and others, Journal of Computational Physics 159, 2000; Shaw's large
 //! neighbourhoods, 1998): some copies, or all, of a few badly filled knapsacks are taken out and put back
 //! in another way together with what had no place; what is not worse is kept.
@@ -13,12 +14,14 @@
 //! Members of gangs are never moved here; conflicts are honoured by asking the state.
 
 mod arms;
+mod balance;
 mod drain;
 mod fill;
 mod improve;
 mod pairs;
 mod reclose;
 mod stream;
+mod supply;
 
 use crate::Random;
 use crate::close::{Candidate, Closer, worth};
@@ -41,6 +44,33 @@ pub(crate) struct Effort {
     pub(crate) attempts: u32,
 }
 
+/// How hard tables of pairs try to close a knapsack.
+#[derive(Clone, Copy, Debug)]
+struct Closing {
+    /// Kinds of a pool.
+    pool: usize,
+    /// A knapsack is closed well enough when no more than this share of it is lost.
+    goal: f64,
+    /// Pairs of heads tried for one knapsack, and to close it anew.
+    tries: u32,
+    retries: u32,
+}
+
+/// Kinds much alike are many to a knapsack, and closely filled by few tries.
+const ALIKE: Closing = Closing {
+    pool: 511,
+    goal: 5e-4,
+    tries: 3_000,
+    retries: 4_000,
+};
+/// Sets of kinds that vary lie far apart: a larger pool and more tries pay.
+const VARIOUS: Closing = Closing {
+    pool: pairs::PairTable::SLOTS_MAX - 1,
+    goal: 2e-4,
+    tries: 20_000,
+    retries: 10_000,
+};
+
 pub(crate) struct Packer<'m> {
     model: &'m crate::model::Model<'m>,
     /// Prices, one a class and dimension.
@@ -53,11 +83,17 @@ pub(crate) struct Packer<'m> {
     near: Vec<u32>,
     /// What each kind costs at the place of its best reduced profit.
     size: Vec<f64>,
+    /// The mean of the classes' prices.
+    mean_price: Vec<f64>,
+    /// What first packings sort by: the largest part at these prices where sizes differ much, for that is where a kind
+    /// does not fit, and the size where they do not.
+    extent: Vec<f64>,
     /// Is every kind worth the same in all knapsacks that it may go to, which are all?
     uniform: bool,
     table: pairs::PairTable,
     /// Do the sizes of what the relaxation takes differ much?
     pub(crate) varied: bool,
+    closing: Closing,
     /// Are all profits the same in all knapsacks?
     profits_same: bool,
     /// The table of what a sink holds, and which knapsack was the last sink.
@@ -161,7 +197,18 @@ impl<'m> Packer<'m> {
         for at in (1..near.len()).rev() {
             near.swap(at, random.below(at + 1));
         }
+        let mut mean_price = vec![0.0; dimensions];
+        for (at, y) in price.iter().enumerate() {
+            mean_price[at % dimensions] += y / model.class_count as f64;
+        }
+        let largest = |kind| balance::extent(model.class_weight(kind, 0), &mean_price);
+        let extent = match varied {
+            true => (0..model.kinds.len()).map(largest).collect(),
+            false => size.clone(),
+        };
         Packer {
+            extent,
+            mean_price,
             model,
             price,
             reduced,
@@ -169,6 +216,7 @@ impl<'m> Packer<'m> {
             uniform: model.class_count == 1 && model.profits_same(),
             table: pairs::PairTable::default(),
             varied,
+            closing: if varied { VARIOUS } else { ALIKE },
             profits_same: model.profits_same(),
             drained: pairs::PairTable::default(),
             sink: None,

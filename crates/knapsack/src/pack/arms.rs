@@ -68,12 +68,12 @@ pub(super) const ARMS: [Arm; 25] = [
     arm(40, 4, Way::Ruin(1.0), 512, 16, 8),
     arm(120, 4, Way::Ruin(1.0), 512, 16, 8),
     arm(1, 0, Way::Reclose, 0, 0, 1),
-    arm(1, 2, Way::Reclose, 0, 0, 1),
-    arm(2, 1, Way::Regroup, 96, 0, 1),
+    arm(1, 30, Way::Reclose, 0, 0, 1),
+    arm(2, 30, Way::Regroup, 96, 0, 1),
     arm(2, 1, Way::Regroup, 192, 0, 1),
-    arm(3, 1, Way::Regroup, 192, 0, 1),
+    arm(3, 30, Way::Regroup, 192, 0, 1),
     arm(2, 0, Way::Drain, 0, 0, 1),
-    arm(4, 0, Way::Drain, 0, 0, 1),
+    arm(4, 30, Way::Drain, 0, 0, 1),
     arm(8, 1, Way::Drain, 0, 0, 1),
 ];
 

@@ -13,7 +13,7 @@ use crate::state::State;
 
 /// Exchanges tried with one knapsack, and pairs of heads for each.
 const EXCHANGES: usize = 6;
-const TRIES: u32 = 300;
+const TRIES: u32 = 5_000;
 /// Attempts to use what has come together in the sink.
 const USES: usize = 4;
 

@@ -2,40 +2,40 @@
 //!
 //! Enter at [`PairTable::build`], then [`PairTable::close`]. All pairs of the pool are hashed by the cell of a grid in
 //! which the sum of their weights lies, in every dimension that has a price. Whatever room is left after one or two
-//! *heads*, one look into the cell of that room finds pairs that fill it to within a cell's width, so that sets of four
-//! are searched at some tens of nanoseconds a pair of heads. This is the meet in the middle of Horowitz and Sahni
-//! (Journal of the ACM 21, 1974) for vectors and with some room to spare.
+//! *heads*, one look into the cell of that room finds pairs that fill it to within a cell's width. This is the meet in
+//! the middle of Horowitz and Sahni (Journal of the ACM 21, 1974) for vectors and with some room to spare.
+//!
+//! Cells are so fine that most are empty. One bit for each of the hash's values says so (Bloom, Communications of the
+//! ACM 13, 1970, with one hash), and a room after heads is a subtraction of packed words, so that a pair of heads costs
+//! a few nanoseconds.
 //!
 //! Slot 0 holds nothing and weighs nothing, so that pairs with it are single kinds. A slot whose copies are used up
-//! stays in the table and is passed over. Whether a set fits is decided on the weights, never on cells.
+//! stays in the table and is passed over. Whether a set fits is decided on the weights, never on keys.
+
+mod grid;
 
 use crate::close::worth;
 use crate::{Random, Work};
 
-/// Pairs in the cell about the middle of all pairs, on average.
-const OCCUPANCY: f64 = 6.0;
-/// Dimensions that a grid has at most.
-const KEYED_MAX: usize = 8;
-/// Spreads the cells over the buckets.
-const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+/// Second heads tried with one first.
+const RUN: usize = 64;
 
 #[derive(Default)]
 pub(super) struct PairTable {
     dimensions: usize,
-    /// Dimensions that make up a cell's coordinates.
+    /// Dimensions that make up a key, one lane each.
     keyed: Vec<usize>,
-    /// What a unit of each of them adds to its lane of a key.
-    density: Vec<f64>,
-    /// Bits of a lane, and of its fraction; the rest of a lane is the cell's coordinate.
+    /// What one in a lane stands for, rounded down.
+    unit: Vec<i64>,
     lane: u32,
-    fraction: u32,
-    /// Takes the fractions off a key.
+    /// The highest bit of each lane, which shows when a subtraction went below zero.
+    guard: u64,
+    /// The bits of a key that say which cell it is in.
     cells: u64,
     slots: Vec<Slot>,
-    /// Gains and weights once more, lying closer together.
+    /// Gains, weights and keys once more, lying closer together. Keys add as weights do, to rounding.
     gains: Vec<f64>,
     weights: Vec<i64>,
-    /// Where a slot's weight lies in the grid, one lane a dimension. Keys add as weights do.
     keys: Vec<u64>,
     /// Slots that are paired; the ones behind are heads only.
     paired: usize,
@@ -47,8 +47,12 @@ pub(super) struct PairTable {
     least: Vec<i64>,
     starts: Vec<u32>,
     entries: Vec<u32>,
-    buckets: Vec<u32>,
+    /// Upper half of the hash and the pair, by partition.
+    parts: Vec<u64>,
+    /// Bits of the hashes that occur.
+    marks: Vec<u64>,
     shift: u32,
+    mark_shift: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,15 +72,9 @@ pub(super) struct Choice {
     pub(super) slots: [u16; 4],
 }
 
-/// What a room is and costs after some heads.
-struct Room {
-    rest: Vec<i64>,
-    key: u64,
-}
-
 impl PairTable {
     /// Slots at most, the empty one among them.
-    pub(super) const SLOTS_MAX: usize = 512;
+    pub(super) const SLOTS_MAX: usize = 1024;
 
     /// Takes a pool in; gains and costs are told later, by [`PairTable::appraise`].
     pub(super) fn build<'w>(
@@ -118,102 +116,6 @@ impl PairTable {
         work.spend((self.paired * self.paired) as u64 / 3);
     }
 
-    /// A grid on the dimensions that cost something, as fine as the pool's pairs are many.
-    fn choose_cells(&mut self, price: &[f64], scale: &[f64]) {
-        let dimensions = self.dimensions;
-        let dearest = price
-            .iter()
-            .zip(scale)
-            .map(|(y, s)| y * s)
-            .fold(0.0, f64::max);
-        self.keyed.clear();
-        self.keyed
-            .extend((0..dimensions).filter(|d| price[*d] * scale[*d] > 0.02 * dearest));
-        self.keyed.truncate(KEYED_MAX);
-        let count = (self.paired - 1).max(1) as f64;
-        let pairs = (count * count / 2.0).max(1.0);
-        self.lane = 64 / self.keyed.len().max(1) as u32;
-        self.lane = self.lane.min(20);
-        self.fraction = self.lane / 2;
-        // The share of a dimension's spread that a cell is wide; a Gauss curve's middle is as high as a box sqrt(2 pi) deviations wide.
-        let share = (OCCUPANCY / pairs).powf(1.0 / self.keyed.len().max(1) as f64);
-        // What a pair weighs must leave half the lane free, for rooms that are larger.
-        let cells_max = f64::from(1u32 << (self.lane - self.fraction - 2));
-        self.density.clear();
-        self.cells = 0;
-        for (at, d) in self.keyed.iter().enumerate() {
-            let column = || {
-                self.weights[dimensions..]
-                    .iter()
-                    .skip(*d)
-                    .step_by(dimensions)
-                    .map(|w| *w as f64)
-            };
-            let mean = column().sum::<f64>() / count;
-            let variance = column().map(|w| (w - mean) * (w - mean)).sum::<f64>() / count;
-            let most = column().fold(0.0, f64::max);
-            let width = (share * 2.5 * (2.0 * variance).sqrt())
-                .max(1.0)
-                .max(most / cells_max);
-            self.density.push(f64::from(1u32 << self.fraction) / width);
-            let cell = (1u64 << (self.lane - self.fraction)) - 1;
-            self.cells |= cell << (self.fraction + at as u32 * self.lane);
-        }
-    }
-
-    /// The key of a vector. What is too long for its lane ends at the lane's end, where no pair is.
-    fn key(&self, vector: &[i64]) -> u64 {
-        let most = f64::from((1u32 << self.lane) - 1);
-        let mut key = 0u64;
-        for (at, (d, density)) in self.keyed.iter().zip(&self.density).enumerate() {
-            let along = (vector[*d] as f64 * density).clamp(0.0, most) as u64;
-            key |= along << (at as u32 * self.lane);
-        }
-        key
-    }
-
-    fn bucket(&self, key: u64) -> usize {
-        ((key & self.cells).wrapping_mul(FACTOR) >> self.shift) as usize
-    }
-
-    /// Counting sort of all pairs by the bucket of their cell.
-    fn hash_pairs(&mut self) {
-        let count = self.paired;
-        let pairs = count * (count + 1) / 2;
-        let bits = (pairs / 2).next_power_of_two().trailing_zeros().max(1);
-        self.shift = 64 - bits;
-        self.starts.clear();
-        self.starts.resize((1 << bits) + 1, 0);
-        self.buckets.clear();
-        self.buckets.reserve(pairs);
-        for i in 0..count {
-            let first = self.keys[i];
-            for second in &self.keys[i..count] {
-                let bucket = self.bucket(first.wrapping_add(*second)) as u32;
-                self.buckets.push(bucket);
-                self.starts[bucket as usize + 1] += 1;
-            }
-        }
-        for at in 1..self.starts.len() {
-            self.starts[at] += self.starts[at - 1];
-        }
-        self.entries.clear();
-        self.entries.resize(pairs, 0);
-        let mut at = pairs;
-        // Backwards, each bucket filled from its end: afterwards `starts` is shifted by one bucket.
-        for i in (0..count).rev() {
-            for j in (i..count).rev() {
-                at -= 1;
-                let end = &mut self.starts[self.buckets[at] as usize + 1];
-                *end -= 1;
-                self.entries[*end as usize] = (i as u32) << 16 | j as u32;
-            }
-        }
-        // Now the start of bucket b is at b + 1; the end is the next one's start.
-        self.starts.remove(0);
-        self.starts.push(pairs as u32);
-    }
-
     /// Tells what each slot gains and costs now.
     pub(super) fn appraise(&mut self, mut value: impl FnMut(u32) -> (f64, f64)) {
         (self.surplus, self.most) = (0.0, 0.0);
@@ -242,6 +144,7 @@ impl PairTable {
         });
         self.gains.push(value.0);
         self.weights.extend_from_slice(weight);
+        self.keys.push(self.key(weight));
     }
 
     pub(super) fn is_head(&self, slot: u16) -> bool {
@@ -258,6 +161,7 @@ impl PairTable {
         self.slots.truncate(self.paired);
         self.weights.truncate(self.paired * self.dimensions);
         self.gains.truncate(self.paired);
+        self.keys.truncate(self.paired);
     }
 
     pub(super) fn slot(&self, slot: u16) -> Slot {
@@ -301,46 +205,35 @@ impl PairTable {
         &self.weights[slot * self.dimensions..(slot + 1) * self.dimensions]
     }
 
-    fn fits(&self, slot: usize, rest: &[i64]) -> bool {
-        let weight = self.weight(slot);
-        weight.iter().zip(rest).all(|(w, r)| *w <= 0 || w <= r)
-    }
-
-    fn enter(&self, slot: usize, from: &Room, into: &mut Room) {
-        into.rest.clear();
-        let weight = self.weight(slot);
-        into.rest
-            .extend(from.rest.iter().zip(weight).map(|(r, w)| r - w));
-        into.key = self.key(&into.rest);
-    }
-
     /// Improves `best` by the pairs in the cell of what is left after the heads.
-    fn look(&self, room: &Room, heads: [u16; 2], gained: f64, best: &mut Choice) {
-        let bucket = self.bucket(room.key);
+    fn look(&self, rest: &[i64], left: u64, heads: [u16; 2], gained: f64, best: &mut Choice) {
+        let bucket = (self.hash(left) >> self.shift) as usize;
         let (start, end) = (
             self.starts[bucket] as usize,
             self.starts[bucket + 1] as usize,
         );
         for entry in &self.entries[start..end] {
             let (i, j) = ((entry >> 16) as usize, (entry & 0xFFFF) as usize);
+            let after = left.wrapping_sub(self.keys[i]).wrapping_sub(self.keys[j]);
+            if after & self.guard != self.guard {
+                continue;
+            }
             let gain = gained + self.gains[i] + self.gains[j];
             if gain <= best.gain {
                 continue;
             }
-            let (first, second) = (self.weight(i), self.weight(j));
-            let fits = first
-                .iter()
-                .zip(second)
-                .zip(&room.rest)
-                .all(|((a, b), r)| a.saturating_add(*b) <= (*r).max(0));
-            if !fits {
-                continue;
-            }
             let slots = [heads[0], heads[1], i as u16, j as u16];
-            if self.has_copies(&slots) && self.weighs_enough(&slots) {
+            if self.fit(&slots, rest) && self.has_copies(&slots) && self.weighs_enough(&slots) {
                 *best = Choice { gain, slots };
             }
         }
+    }
+
+    fn fit(&self, slots: &[u16; 4], rest: &[i64]) -> bool {
+        rest.iter().enumerate().all(|(d, rest)| {
+            let weight = |slot: &u16| self.weight(*slot as usize)[d];
+            slots.iter().map(weight).fold(0i64, i64::saturating_add) <= (*rest).max(0)
+        })
     }
 
     fn weighs_enough(&self, slots: &[u16; 4]) -> bool {
@@ -374,68 +267,80 @@ impl PairTable {
             slots: [0; 4],
         };
         let worth = worth(rest, price);
-        let whole = Room {
-            rest: rest.to_vec(),
-            key: self.key(rest),
-        };
-        let mut one = Room {
-            rest: Vec::with_capacity(self.dimensions),
-            key: 0,
-        };
-        let mut two = Room {
-            rest: Vec::with_capacity(self.dimensions),
-            key: 0,
-        };
-        self.look(&whole, [0, 0], 0.0, &mut best);
+        let room = self.key(rest) | self.guard;
+        self.look(rest, room, [0, 0], 0.0, &mut best);
         let slots = self.slots.len();
-        // Can a pair after heads that gain and cost this much be better than the best?
-        let hopeless = |gained: f64, cost: f64, best: &Choice| {
-            gained + 2.0 * self.most <= best.gain
-                || gained + (worth - cost).max(0.0) + 2.0 * self.surplus <= best.gain
+        // Can `more` slots after heads that gain and cost this much be better than the best?
+        let hopeless = |gained: f64, cost: f64, more: f64, best: &Choice| {
+            gained + more * self.most <= best.gain
+                || gained + (worth - cost).max(0.0) + more * self.surplus <= best.gain
+        };
+        // What is left after a head that may be taken and fits.
+        let after = |i: usize, more: f64, best: &Choice| {
+            let head = &self.slots[i];
+            let left = room.wrapping_sub(self.keys[i]);
+            let fits = left & self.guard == self.guard;
+            let taken = fits && head.copies > 0 && !hopeless(head.gain, head.cost, more, best);
+            taken.then_some(left)
         };
         let start = random.below(slots);
-        let mut looks = 1u64;
         for step in 0..slots {
             let at = start + step;
             let i = if at < slots { at } else { at - slots };
-            let head = self.slots[i];
-            if i == 0
-                || head.copies == 0
-                || hopeless(head.gain, head.cost, &best)
-                || !self.fits(i, rest)
-            {
-                continue;
-            }
-            self.enter(i, &whole, &mut one);
-            self.look(&one, [i as u16, 0], head.gain, &mut best);
-            looks += 1;
             if best.gain >= enough {
                 break;
             }
-        }
-        work.spend(looks + slots as u64 / 8);
-        let mut tried = 0;
-        while tried < tries && best.gain < enough {
-            // A few second heads for each first one.
-            tried += 8;
-            let i = self.pick(random);
-            let head = self.slots[i];
-            if head.copies == 0 || head.gain == f64::NEG_INFINITY || !self.fits(i, rest) {
-                continue;
+            if let Some(left) = after(i, 2.0, &best)
+                && self.marked(self.hash(left))
+            {
+                self.look(rest, left, [i as u16, 0], self.gains[i], &mut best);
             }
-            self.enter(i, &whole, &mut one);
-            for _ in 0..8 {
-                let j = self.pick(random);
-                let next = self.slots[j];
-                let (gained, cost) = (head.gain + next.gain, head.cost + next.cost);
-                if next.copies == 0 || hopeless(gained, cost, &best) || !self.fits(j, &one.rest) {
-                    continue;
+        }
+        work.spend(1 + slots as u64 / 8);
+        // All pairs of heads, if they are few.
+        let all = slots * slots / 2 <= tries as usize;
+        let run = RUN.min(slots);
+        let (mut tried, mut next) = (0, 0);
+        let mut marked = [(0u64, 0u16); RUN];
+        while tried < tries as usize && best.gain < enough && next < slots {
+            let i = match all {
+                true => next,
+                false => self.pick(random),
+            };
+            let (mut from, to) = match all {
+                true => (0, i + 1),
+                false => {
+                    let from = random.below(slots - run + 1);
+                    (from, from + run)
                 }
-                self.enter(j, &one, &mut two);
-                self.look(&two, [i as u16, j as u16], gained, &mut best);
+            };
+            next += usize::from(all);
+            tried += if all { 1 } else { 8 };
+            let Some(one) = after(i, 3.0, &best) else {
+                continue;
+            };
+            tried += to - from;
+            while from < to && best.gain < enough {
+                let end = (from + RUN).min(to);
+                let mut found = 0;
+                for (j, key) in self.keys[from..end].iter().enumerate() {
+                    let left = one.wrapping_sub(*key);
+                    marked[found] = (left, (from + j) as u16);
+                    let looked = self.marked(self.hash(left)) && left & self.guard == self.guard;
+                    found += usize::from(looked);
+                }
+                for (left, j) in &marked[..found] {
+                    let head = &self.slots[*j as usize];
+                    let gained = self.gains[i] + self.gains[*j as usize];
+                    let cost = self.slots[i].cost + head.cost;
+                    if head.copies > 0 && !hopeless(gained, cost, 2.0, &best) {
+                        self.look(rest, *left, [i as u16, *j], gained, &mut best);
+                    }
+                }
+                from = end;
             }
         }
-        work.spend(u64::from(tried));
+        work.spend(tried as u64 / 16);
         (best.gain > floor).then_some(best)
     }
 

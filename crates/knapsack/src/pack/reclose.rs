@@ -4,14 +4,11 @@
 //! changed only if it is worth more afterwards.
 
 use super::Packer;
-use super::pairs::PairTable;
 use crate::Work;
 use crate::close::worth;
 use crate::model::ordered;
 use crate::state::State;
 
-/// Pairs of heads tried for one knapsack.
-const TRIES: u32 = 600;
 /// Steps after which the table is made anew, whatever it has left.
 const REBUILD_AFTER: u64 = 3_000_000;
 /// How often one knapsack is tried before the next, unless it is as full as this.
@@ -26,24 +23,25 @@ impl Packer<'_> {
             return;
         }
         let mut knapsacks: Vec<usize> = (0..count).collect();
-        let mut changes = usize::MAX;
+        let (mut tried, mut changes) = (0, 1);
         self.table_stale = true;
-        while changes > count / 8 && !work.exhausted() && state.value() < bound {
+        while changes > tried / 8 && !work.exhausted() && state.value() < bound {
             knapsacks.sort_by_cached_key(|k| (ordered(-self.loss(state, *k)), *k));
-            changes = 0;
+            (tried, changes) = (0, 0);
             for knapsack in &knapsacks {
                 let class = self.model.class_of[*knapsack] as usize * self.model.dimensions;
                 let price = &self.price[class..class + self.model.dimensions];
                 let whole = worth(&self.model.problem.knapsacks[*knapsack].capacity, price);
                 for _ in 0..ROUNDS {
+                    if self.loss(state, *knapsack) <= GOAL * whole {
+                        break;
+                    }
                     if work.exhausted() {
                         return;
                     }
                     let taken = 3 + self.random.below(3);
+                    tried += 1;
                     changes += usize::from(self.reclose(state, *knapsack, taken, work));
-                    if self.loss(state, *knapsack) <= GOAL * whole {
-                        break;
-                    }
                 }
             }
         }
@@ -91,9 +89,15 @@ impl Packer<'_> {
         let price = &self.price[class..class + model.dimensions];
         let floor = lost * (1.0 + 1e-12);
         let random = &mut self.random;
-        let choice = self
-            .table
-            .close(&rest, price, floor, f64::INFINITY, TRIES, random, work);
+        let choice = self.table.close(
+            &rest,
+            price,
+            floor,
+            f64::INFINITY,
+            self.closing.retries,
+            random,
+            work,
+        );
         let found = choice.is_some();
         if let Some(choice) = choice {
             for (kind, copies) in &out {
@@ -179,9 +183,9 @@ impl Packer<'_> {
                     false => f64::INFINITY,
                 };
                 let random = &mut self.random;
-                let choice = self
-                    .table
-                    .close(free, price, 0.0, enough, TRIES, random, work);
+                let choice =
+                    self.table
+                        .close(free, price, 0.0, enough, self.closing.retries, random, work);
                 let Some(choice) = choice else { break };
                 for slot in choice.slots {
                     if slot != 0 {
@@ -225,7 +229,7 @@ impl Packer<'_> {
 
     /// Pairs what has no place and that the relaxation would rather have.
     fn pair_open(&mut self, state: &State, knapsack: usize, work: &mut Work) {
-        let pool = self.best_open(state, PairTable::SLOTS_MAX - 1, &[], work);
+        let pool = self.best_open(state, self.closing.pool, &[], work);
         self.pair(state, knapsack, &pool, 0.0, work);
     }
 }

@@ -1,101 +1,35 @@
 //! The first packing of many kinds into many knapsacks: bulk to a common rest, then sets of four that close it.
 //!
-//! Enter at [`Packer::stream`]. What the relaxation takes is divided into *bulk* and, of the kinds about which it
-//! cares least, four copies for each knapsack, the *closers*. A knapsack gets bulk, chosen so that what
-//! remains free is like the mean of four closers in all dimensions at once, where sets of four lie densest; then a
-//! [`PairTable`] finds four that fill it all but exactly. The pool of closers is filled up as it is used, so that the last
-//! knapsack is closed from as much choice as the first.
+//! Enter at [`Packer::stream`]. What the relaxation takes is divided into *bulk* and four copies for each knapsack, the
+//! *closers*: of the kinds about which it cares least, or where sizes differ much the smallest. A knapsack gets bulk,
+//! chosen so that what remains free is like the mean of four closers in all dimensions at once, where sets of four lie
+//! densest; then a [`PairTable`] finds four that fill it all but exactly. The pool of closers is filled up as it is used,
+//! so that the last knapsack is closed from as much choice as the first.
+//!
+//! Where sizes differ much, bulk is a matter of its own, see [`super::balance`].
 
 use super::Packer;
 use super::pairs::PairTable;
+use super::supply::Supply;
 use crate::Work;
 use crate::close::worth;
 use crate::model::ordered;
 use crate::state::State;
 
 /// Closers for each knapsack.
-const CLOSERS: f64 = 4.0;
+pub(super) const CLOSERS: f64 = 4.0;
 /// Closers at most that are as near as can be to what the relaxation rejects.
 const NEAREST: f64 = 1_000.0;
 /// Kinds looked at for one choice of bulk.
 const WINDOW: usize = 24;
 /// What a large kind costs, in parts of the knapsack: such go in first.
 const LARGE: f64 = 0.15;
-/// Pairs of heads tried for one knapsack.
-const TRIES: u32 = 400;
 /// How much of what the relaxation gets out of a closer anyway does not count for the knapsack that takes it.
 const SHARE: f64 = 1.0;
-/// A knapsack is closed well enough when no more than this share of it is lost.
-const GOAL: f64 = 5e-4;
 /// A pool is filled up from bulk to a quarter of all that is left, but to this at least.
 const POOL_MIN: usize = 48;
 /// Fillings of the pool after which what was not taken goes elsewhere.
 const AGE_MAX: u32 = 2;
-
-/// Kinds to choose from.
-struct Supply {
-    /// Those without copies left are dropped now and then.
-    kinds: Vec<u32>,
-    front: usize,
-    dead: usize,
-    /// Sum of the weights of all copies left.
-    sum: Vec<f64>,
-    copies: f64,
-}
-
-impl Supply {
-    fn new(kinds: Vec<u32>, state: &State) -> Self {
-        let mut supply = Supply {
-            kinds,
-            front: 0,
-            dead: 0,
-            sum: vec![0.0; state.model.dimensions],
-            copies: 0.0,
-        };
-        for kind in &supply.kinds {
-            let copies = f64::from(state.unplaced[*kind as usize]);
-            supply.copies += copies;
-            let weight = state.model.class_weight(*kind as usize, 0);
-            for (sum, w) in supply.sum.iter_mut().zip(weight) {
-                *sum += *w as f64 * copies;
-            }
-        }
-        supply
-    }
-
-    fn compact(&mut self, state: &State) {
-        if self.dead * 2 > self.kinds.len() - self.front {
-            self.kinds.drain(..self.front);
-            self.kinds.retain(|kind| state.unplaced[*kind as usize] > 0);
-            (self.front, self.dead) = (0, 0);
-        }
-        while let Some(kind) = self.kinds.get(self.front)
-            && state.unplaced[*kind as usize] == 0
-        {
-            self.front += 1;
-            self.dead = self.dead.saturating_sub(1);
-        }
-    }
-
-    fn add(&mut self, kind: u32, state: &State) {
-        let copies = f64::from(state.unplaced[kind as usize]);
-        self.kinds.push(kind);
-        self.copies += copies;
-        let weight = state.model.class_weight(kind as usize, 0);
-        for (sum, w) in self.sum.iter_mut().zip(weight) {
-            *sum += *w as f64 * copies;
-        }
-    }
-
-    fn used(&mut self, kind: u32, state: &State) {
-        self.copies -= 1.0;
-        let weight = state.model.class_weight(kind as usize, 0);
-        for (sum, w) in self.sum.iter_mut().zip(weight) {
-            *sum -= *w as f64;
-        }
-        self.dead += usize::from(state.unplaced[kind as usize] == 0);
-    }
-}
 
 impl Packer<'_> {
     /// Fills every knapsack from what has no place.
@@ -106,7 +40,11 @@ impl Packer<'_> {
             "a table holds one weight of each kind"
         );
         let (mut bulk, mut closers, mut reserve) = self.divide(state);
-        let knapsacks = self.roomiest_first(state);
+        let mut knapsacks = self.roomiest_first(state);
+        if self.varied {
+            self.place_large(state, &mut bulk, &closers, work);
+            knapsacks.sort_by_cached_key(|k| (ordered(-self.loss(state, *k)), *k));
+        }
         self.table = PairTable::default();
         self.pool.clear();
         self.rest = vec![0.0; model.dimensions];
@@ -122,19 +60,19 @@ impl Packer<'_> {
             if work.exhausted() {
                 break;
             }
-            self.place_bulk(state, knapsack, &mut bulk, work);
+            self.place(state, knapsack, &mut bulk, work);
             // Where bulk is out, or too large, closers take its place; at last those of the pool.
             if self.roomy(state, knapsack) {
-                self.place_bulk(state, knapsack, &mut closers, work);
+                self.place(state, knapsack, &mut closers, work);
             }
             if self.roomy(state, knapsack) {
                 let kinds = self.pool.iter().map(|(kind, _)| *kind);
                 let left = kinds.filter(|kind| state.unplaced[*kind as usize] > 0);
-                let mut supply = Supply::new(left.collect(), state);
-                self.place_bulk(state, knapsack, &mut supply, work);
+                let mut supply = Supply::new(left.collect(), false, state);
+                self.place(state, knapsack, &mut supply, work);
                 self.table.sync(&state.unplaced);
             }
-            let goal = GOAL
+            let goal = self.closing.goal
                 * worth(
                     &model.problem.knapsacks[knapsack].capacity,
                     self.price_at(knapsack),
@@ -151,9 +89,15 @@ impl Packer<'_> {
                 let price = &self.price[class..class + model.dimensions];
                 let free = state.free(knapsack);
                 let enough = worth(free, price) - goal;
-                let choice =
-                    self.table
-                        .close(free, price, 0.0, enough, TRIES, &mut self.random, work);
+                let choice = self.table.close(
+                    free,
+                    price,
+                    0.0,
+                    enough,
+                    self.closing.tries,
+                    &mut self.random,
+                    work,
+                );
                 let Some(choice) = choice else { break };
                 for slot in choice.slots {
                     if slot != 0 {
@@ -167,6 +111,15 @@ impl Packer<'_> {
         }
     }
 
+    /// Puts kinds in until what is free is like the common rest.
+    fn place(&mut self, state: &mut State, knapsack: usize, supply: &mut Supply, work: &mut Work) {
+        if self.varied {
+            self.place_bulk(state, knapsack, supply, work);
+        } else {
+            self.place_alike(state, knapsack, supply, work);
+        }
+    }
+
     /// Is much more free than the common rest?
     fn roomy(&self, state: &State, knapsack: usize) -> bool {
         let price = self.price_at(knapsack);
@@ -175,7 +128,7 @@ impl Packer<'_> {
     }
 
     /// Bulk, closers, and what the relaxation just rejects (best last).
-    fn divide(&mut self, state: &State) -> (Supply, Supply, Vec<u32>) {
+    pub(super) fn divide(&mut self, state: &State) -> (Supply, Supply, Vec<u32>) {
         let model = self.model;
         // What is worth just what it costs, to rounding, is taken.
         let ratio =
@@ -195,7 +148,7 @@ impl Packer<'_> {
         taken.sort_by_cached_key(|kind| {
             (
                 (ratio(*kind) * 50.0).floor() as i64,
-                ordered(self.size[*kind as usize]),
+                ordered(self.extent[*kind as usize]),
                 *kind,
             )
         });
@@ -215,12 +168,16 @@ impl Packer<'_> {
                     copies += copies_of(&kind);
                     &mut last
                 }
-                () if self.random.unit() < any => &mut first,
+                () if self.varied && copies < wanted => {
+                    copies += copies_of(&kind);
+                    &mut first
+                }
+                () if !self.varied && self.random.unit() < any => &mut first,
                 () => &mut bulk,
             };
             list.push(kind);
         }
-        bulk.sort_by_cached_key(|kind| (ordered(-self.size[*kind as usize]), *kind));
+        bulk.sort_by_cached_key(|kind| (ordered(-self.extent[*kind as usize]), *kind));
         for list in [&mut first, &mut last] {
             for at in (1..list.len()).rev() {
                 list.swap(at, self.random.below(at + 1));
@@ -235,14 +192,14 @@ impl Packer<'_> {
         }
         reserve.sort_by_cached_key(|kind| (ordered(ratio(*kind)), *kind));
         (
-            Supply::new(bulk, state),
-            Supply::new(closers, state),
+            Supply::new(bulk, self.varied, state),
+            Supply::new(closers, false, state),
             reserve,
         )
     }
 
-    /// Puts in bulk until what is free is like the common rest.
-    fn place_bulk(
+    /// The same for kinds that are much alike: whichever leaves what is nearest to the rest and a multiple of the mean.
+    fn place_alike(
         &mut self,
         state: &mut State,
         knapsack: usize,
@@ -340,7 +297,7 @@ impl Packer<'_> {
     ) {
         let mut pool = std::mem::take(&mut self.pool);
         pool.retain(|(kind, _)| state.unplaced[*kind as usize] > 0);
-        let most = PairTable::SLOTS_MAX - 1;
+        let most = self.closing.pool;
         // What nobody takes must not fill the pool: it becomes bulk.
         for (kind, age) in &mut pool {
             *age += 1;
@@ -358,9 +315,9 @@ impl Packer<'_> {
         }
         // A small problem must not become all pool.
         let share = (((bulk.copies + closers.copies) / 4.0) as usize).clamp(POOL_MIN, most);
-        while pool.len() < share && bulk.front < bulk.kinds.len() {
-            let at = bulk.front + self.random.below(bulk.kinds.len() - bulk.front);
-            let kind = bulk.kinds.swap_remove(at);
+        while pool.len() < share
+            && let Some(kind) = bulk.draw(&mut self.random)
+        {
             if state.unplaced[kind as usize] > 0 && !self.ruled(kind) {
                 pool.push((kind, 0));
             }
