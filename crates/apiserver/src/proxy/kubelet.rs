@@ -152,7 +152,12 @@ pub async fn log(rest: &Rest<'_>, upstream: Upstream, body: RequestBody) -> ApiR
             query_string(&parameters)
         ),
     };
-    let response = send(rest, &backend, http::Method::GET, upstream.headers, body).await?;
+    let response = send(rest, &backend, http::Method::GET, upstream.headers, body)
+        .await
+        .map_err(|error| {
+            let Backend { address, path, .. } = &backend;
+            ApiError::internal(format!("Get \"https://{address}{path}\": {error}"))
+        })?;
     match response.status() {
         StatusCode::OK => Ok(stream_response(response)),
         StatusCode::BAD_REQUEST => Err(ApiError::bad_request(text(response).await)),
