@@ -127,7 +127,7 @@ async fn a_pod_runs_is_deleted_and_leaves_nothing() {
     let expect = [
         (
             "Pulled",
-            "Container image \"img:1\" already present on machine",
+            "Container image \"img:1\" already present on machine and can be accessed by the pod",
         ),
         ("Created", "Container created"),
         ("Started", "Container started"),

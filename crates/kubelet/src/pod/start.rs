@@ -144,7 +144,8 @@ pub async fn start_container(
         .and_then(|lifecycle| lifecycle.post_start.as_ref());
     if let Some(handler) = post_start {
         let pod_ip = request.pod_ips.first().map_or("", String::as_str);
-        if let Err(message) = hooks::run(context, &id, &spec.container, pod_ip, handler).await {
+        if let Err(message) = hooks::run(context, view, &id, &spec.container, pod_ip, handler).await
+        {
             // The message stays out of the event: it may hold what the hook printed.
             tell(
                 Severity::Warning,
@@ -395,7 +396,11 @@ pub async fn stop(
         && grace > 0
     {
         let limit = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
-        match tokio::time::timeout(limit, hooks::run(context, id, container, pod_ip, handler)).await
+        match tokio::time::timeout(
+            limit,
+            hooks::run(context, view, id, container, pod_ip, handler),
+        )
+        .await
         {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
