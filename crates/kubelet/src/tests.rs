@@ -593,6 +593,8 @@ async fn refusals_deadlines_and_failed_starts() {
     assert!(pod["status"]["message"].as_str().unwrap().starts_with(
         "Pod was rejected: Node didn't have enough resource: cpu, requested: 100000000"
     ));
+    // Nothing ran: kubectl shows the reason, and no container that is being created.
+    assert!(pod["status"]["containerStatuses"].is_null());
     let pod = node.wait_phase("late", "Failed").await;
     assert_eq!(pod["status"]["reason"], "DeadlineExceeded");
     let pod = node
