@@ -126,7 +126,11 @@ pub async fn start_container(
     tell(Severity::Normal, "Created", "Container created".to_owned());
     if let Err(error) = context.runtime.start_container(&id).await {
         let status = observe(context, &id).await.ok();
-        let message = error.to_string().replace(&id, &spec.container.name);
+        // In the words of the container's own state, which the message stands beside.
+        let message = match error {
+            RuntimeError::StartFailed { message, .. } => message,
+            other => other.to_string().replace(&id, &spec.container.name),
+        };
         return fail("RunContainerError", message, status);
     }
     tell(Severity::Normal, "Started", "Container started".to_owned());
