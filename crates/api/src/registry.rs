@@ -23,6 +23,7 @@ use k8s_openapi::api::events::v1 as events;
 use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
 use crate::kind::{Kind, Subresource, Verb};
 use crate::typed::{ApiType, Typed};
@@ -47,6 +48,7 @@ const NO_COLLECTION_DELETE: &[Verb] = &[
     Verb::Update,
     Verb::Watch,
 ];
+const READ: &[Verb] = &[Verb::Get, Verb::List, Verb::Watch];
 const READ_WRITE: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
 const CREATE: &[Verb] = &[Verb::Create];
 const UPDATE: &[Verb] = &[Verb::Update];
@@ -230,6 +232,16 @@ impl Registry {
         registry.add(kind::<Role>("role", &[], &[], vec![]));
         // scheduling.k8s.io
         registry.add(kind::<PriorityClass>("priorityclass", &["pc"], &[], vec![]));
+        // apiextensions.k8s.io
+        registry.add(
+            kind::<CustomResourceDefinition>(
+                "customresourcedefinition",
+                &["crd", "crds"],
+                &["api-extensions"],
+                vec![],
+            )
+            .verbs(READ),
+        );
         // Bodies of subresources: found by kind, served at no path of their own.
         registry.add_body(
             kind::<Eviction>("eviction", &[], &[], vec![])

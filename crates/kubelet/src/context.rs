@@ -1,5 +1,6 @@
 //! What every part of the node agent shares.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Service;
@@ -43,7 +44,7 @@ impl Context {
         &self,
         view: &PodSpecView,
         severity: Severity,
-        reason: &'static str,
+        reason: impl Into<Cow<'static, str>>,
         message: String,
     ) {
         self.events

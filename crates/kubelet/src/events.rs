@@ -4,6 +4,7 @@
 //! similar ones (same object and reason, other message) within ten minutes become one; and one object's
 //! events are limited to a burst of 25, then one in five minutes.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ pub enum Severity {
 struct Told {
     object: ObjectReference,
     severity: Severity,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     at: Timestamp,
 }
@@ -61,10 +62,11 @@ impl Recorder {
         &self,
         object: ObjectReference,
         severity: Severity,
-        reason: &'static str,
+        reason: impl Into<Cow<'static, str>>,
         message: String,
     ) {
-        tracing::debug!(reason, message, object = object.name, "event");
+        let reason = reason.into();
+        tracing::debug!(%reason, message, object = object.name, "event");
         let told = Told {
             object,
             severity,
@@ -72,8 +74,9 @@ impl Recorder {
             message,
             at: Timestamp::now(),
         };
-        if self.queue.try_send(told).is_err() {
-            tracing::warn!(reason, "event dropped, too many are waiting");
+        if let Err(refused) = self.queue.try_send(told) {
+            let reason = refused.into_inner().reason;
+            tracing::warn!(%reason, "event dropped, too many are waiting");
         }
     }
 }
@@ -151,7 +154,7 @@ async fn create(api: &Api<Event>, node_name: &str, told: &Told, name: String, me
             ..ObjectMeta::default()
         },
         involved_object: told.object.clone(),
-        reason: Some(told.reason.to_owned()),
+        reason: Some(told.reason.clone().into_owned()),
         message: Some(message),
         type_: Some(format!("{:?}", told.severity)),
         count: Some(1),
@@ -166,7 +169,7 @@ async fn create(api: &Api<Event>, node_name: &str, told: &Told, name: String, me
         ..Event::default()
     };
     if let Err(error) = api.create(&PostParams::default(), &event).await {
-        tracing::debug!(%error, reason = told.reason, "event could not be written");
+        tracing::debug!(%error, reason = %told.reason, "event could not be written");
     }
 }
 
@@ -293,7 +296,7 @@ mod tests {
                 ..ObjectReference::default()
             },
             severity: Severity::Warning,
-            reason: "BackOff",
+            reason: "BackOff".into(),
             message: message.into(),
             at: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(second),
         }

@@ -59,7 +59,9 @@ async fn ensure_quietly(
                 tell(
                     Severity::Normal,
                     "Pulled",
-                    format!("Container image {requested:?} already present on machine"),
+                    format!(
+                        "Container image {requested:?} already present on machine and can be accessed by the pod"
+                    ),
                 );
                 return Ok(image);
             }

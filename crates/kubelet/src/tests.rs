@@ -127,7 +127,7 @@ async fn a_pod_runs_is_deleted_and_leaves_nothing() {
     let expect = [
         (
             "Pulled",
-            "Container image \"img:1\" already present on machine",
+            "Container image \"img:1\" already present on machine and can be accessed by the pod",
         ),
         ("Created", "Container created"),
         ("Started", "Container started"),
@@ -593,6 +593,8 @@ async fn refusals_deadlines_and_failed_starts() {
     assert!(pod["status"]["message"].as_str().unwrap().starts_with(
         "Pod was rejected: Node didn't have enough resource: cpu, requested: 100000000"
     ));
+    // Nothing ran: kubectl shows the reason, and no container that is being created.
+    assert!(pod["status"]["containerStatuses"].is_null());
     let pod = node.wait_phase("late", "Failed").await;
     assert_eq!(pod["status"]["reason"], "DeadlineExceeded");
     let pod = node

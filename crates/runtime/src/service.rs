@@ -308,6 +308,9 @@ pub enum RuntimeError {
     /// `exec: "foo": executable file not found in $PATH`.
     #[error("failed to start container {id}: {message}")]
     StartFailed { id: String, message: String },
+    /// A further command could not be started in a running container; the message as with `StartFailed`.
+    #[error("failed to exec in container: {0}")]
+    ExecFailed(String),
     #[error("{operation} timed out after {seconds} s")]
     Timeout { operation: String, seconds: u64 },
     #[error("no space left on device while {0}")]

@@ -3,6 +3,7 @@
 mod apps;
 mod condition;
 mod config_map;
+mod custom_resource_definition;
 mod disruption_budget;
 mod endpoints;
 mod event;

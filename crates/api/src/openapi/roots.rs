@@ -4,6 +4,7 @@ use k8s_openapi::api::{
     apps, authentication, authorization, autoscaling, coordination, core, discovery, events,
     policy, rbac, scheduling,
 };
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta;
 use k8s_openapi::schemars::{JsonSchema, SchemaGenerator};
 
@@ -108,6 +109,11 @@ const ROOTS: &[(&str, &str, Describe)] = &[
         "scheduling.k8s.io/v1",
         "PriorityClass",
         plain::<scheduling::v1::PriorityClass>,
+    ),
+    (
+        "apiextensions.k8s.io/v1",
+        "CustomResourceDefinition",
+        plain::<apiextensions::v1::CustomResourceDefinition>,
     ),
 ];
 

@@ -58,7 +58,12 @@ impl Dialer {
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&backend.address))
             .await
             .map_err(|_| format!("dial tcp {}: i/o timeout", backend.address))?
-            .map_err(|error| format!("dial tcp {}: {error}", backend.address))?;
+            .map_err(|error| {
+                // Without the number that Rust adds: "connection refused".
+                let text = error.to_string().to_lowercase();
+                let text = text.split(" (os error").next().unwrap_or(&text);
+                format!("dial tcp {}: connect: {text}", backend.address)
+            })?;
         let _ = stream.set_nodelay(true);
         if backend.tls {
             let (host, _) = backend

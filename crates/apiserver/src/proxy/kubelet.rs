@@ -1,10 +1,11 @@
 //! The kubelet's own API: logs, exec, attach, port-forward, and whatever `nodes/proxy` names.
 
 use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::{Backend, Upstream, send, stream_response, text};
-use crate::body::RequestBody;
+use crate::body::{RequestBody, ResponseBody};
 use crate::request::{Query, ResourcePath};
 use crate::rest::{ApiResponse, Rest};
 use crate::status::{ApiError, ApiResult};
@@ -135,12 +136,13 @@ pub async fn log(rest: &Rest<'_>, upstream: Upstream, body: RequestBody) -> ApiR
             parameters.push((key, value.to_owned()));
         }
     }
-    // Nothing has run yet that could have logged.
+    // Nothing has run yet that could have logged: the log is empty.
     let Ok(node) = node_of(&pod) else {
-        return Err(ApiError::bad_request(format!(
-            "pod {} does not have a host assigned",
-            rest.name
-        )));
+        let mut empty = http::Response::new(ResponseBody::empty());
+        empty
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        return Ok(empty);
     };
     let backend = Backend {
         address: address(rest, node)?,
@@ -152,7 +154,12 @@ pub async fn log(rest: &Rest<'_>, upstream: Upstream, body: RequestBody) -> ApiR
             query_string(&parameters)
         ),
     };
-    let response = send(rest, &backend, http::Method::GET, upstream.headers, body).await?;
+    let response = send(rest, &backend, http::Method::GET, upstream.headers, body)
+        .await
+        .map_err(|error| {
+            let Backend { address, path, .. } = &backend;
+            ApiError::internal(format!("Get \"https://{address}{path}\": {error}"))
+        })?;
     match response.status() {
         StatusCode::OK => Ok(stream_response(response)),
         StatusCode::BAD_REQUEST => Err(ApiError::bad_request(text(response).await)),
@@ -278,9 +285,15 @@ pub async fn node(
 
 /// What follows `/proxy` in a path that is not decoded.
 pub fn after_proxy(raw_path: &str) -> Option<&str> {
-    raw_path
-        .find("/proxy")
-        .map(|at| &raw_path[at + "/proxy".len()..])
+    // By its place, not by its name: a namespace or a pod may be called `proxy`, too.
+    let is_namespaced = raw_path.split('/').nth(3) == Some("namespaces");
+    let place = if is_namespaced { 7 } else { 5 };
+    let mut rest = raw_path;
+    for _ in 0..place {
+        rest = rest.strip_prefix('/')?;
+        rest = &rest[rest.find('/').unwrap_or(rest.len())..];
+    }
+    Some(rest)
 }
 
 fn query_string(parameters: &[(&str, String)]) -> String {
@@ -338,6 +351,22 @@ mod tests {
                 "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [init]",
             ),
         );
+    }
+
+    #[test]
+    fn what_is_proxied_begins_after_the_subresource() {
+        for (path, expect) in [
+            (
+                "/api/v1/namespaces/proxy/pods/proxy:80/proxy/a/proxy",
+                Some("/a/proxy"),
+            ),
+            ("/api/v1/namespaces/a/services/b/proxy/", Some("/")),
+            ("/api/v1/namespaces/a/pods/b/proxy", Some("")),
+            ("/api/v1/nodes/proxy/proxy/healthz", Some("/healthz")),
+            ("/api/v1/nodes/n", None),
+        ] {
+            assert_eq!(after_proxy(path), expect, "{path}");
+        }
     }
 
     #[test]

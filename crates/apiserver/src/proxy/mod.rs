@@ -120,7 +120,14 @@ pub async fn pass_on(
     let Upstream {
         method, headers, ..
     } = upstream;
-    let mut response = send(rest, &backend, method, headers, client.body).await?;
+    let sent = send(rest, &backend, method, headers, client.body).await;
+    let mut response = sent.map_err(|error| {
+        if upgrade {
+            ApiError::internal(format!("error dialing backend: {error}"))
+        } else {
+            ApiError::service_unavailable(format!("error trying to reach service: {error}"))
+        }
+    })?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(stream_response(response));
     }
@@ -158,7 +165,7 @@ async fn send(
     method: Method,
     mut headers: HeaderMap,
     body: RequestBody,
-) -> ApiResult<Response<Incoming>> {
+) -> Result<Response<Incoming>, tower::BoxError> {
     let keep_upgrade = is_upgrade(&headers);
     headers.remove(AUTHORIZATION);
     HOP_HEADERS.iter().for_each(|name| {
@@ -168,23 +175,20 @@ async fn send(
         headers.remove(CONNECTION);
     }
     headers.remove(HOST);
-    let uri: Uri = backend.path.parse().map_err(|error| {
-        ApiError::bad_request(format!(
-            "the path {:?} cannot be passed on: {error}",
-            backend.path
-        ))
-    })?;
+    let uri: Uri = backend
+        .path
+        .parse()
+        .map_err(|error| format!("the path {:?} cannot be passed on: {error}", backend.path))?;
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
-    let host = backend.address.parse().map_err(ApiError::internal)?;
+    let host = backend.address.parse()?;
     request.headers_mut().insert(HOST, host);
     rest.core
         .dialer
         .request(&rest.core.tasks, backend, request)
         .await
-        .map_err(|error| ApiError::internal(format!("error dialing backend: {error}")))
 }
 
 fn stream_response(response: Response<Incoming>) -> Response<ResponseBody> {

@@ -1,8 +1,9 @@
 //! `pods/proxy` and `services/proxy`: plain requests to what runs in the cluster.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use rand::seq::IteratorRandom;
 
 use super::kubelet::after_proxy;
@@ -10,25 +11,40 @@ use super::{Backend, Upstream};
 use crate::rest::Rest;
 use crate::status::{ApiError, ApiResult};
 
-/// `[scheme:]name[:port]`.
-fn parts(text: &str) -> ApiResult<(bool, &str, &str)> {
+/// `[scheme:]name[:port]`; `None`: not of that form.
+fn parts(text: &str) -> Option<(bool, &str, &str)> {
     let pieces: Vec<&str> = text.split(':').collect();
     let (scheme, name, port) = match pieces.as_slice() {
         [name] => ("", *name, ""),
         [name, port] => ("", *name, *port),
         [scheme, name, port] => (*scheme, *name, *port),
-        _ => {
-            return Err(ApiError::bad_request(format!(
-                "invalid proxy target {text:?}: write [https:]name[:port]"
-            )));
-        }
+        _ => return None,
     };
     match scheme {
-        "" | "http" => Ok((false, name, port)),
-        "https" => Ok((true, name, port)),
-        other => Err(ApiError::bad_request(format!(
-            "invalid proxy scheme {other:?}: http and https are known"
-        ))),
+        _ if name.is_empty() => None,
+        "" | "http" => Some((false, name, port)),
+        "https" => Some((true, name, port)),
+        _ => None,
+    }
+}
+
+/// Addresses that a proxied request may go to: no loopback, link-local or multicast one, which are the node's own.
+fn is_global_unicast(address: &str) -> bool {
+    match address.parse() {
+        Ok(IpAddr::V4(v4)) => {
+            !(v4.is_unspecified()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_multicast()
+                || v4.is_broadcast())
+        }
+        Ok(IpAddr::V6(v6)) => {
+            !(v6.is_unspecified()
+                || v6.is_loopback()
+                || v6.is_unicast_link_local()
+                || v6.is_multicast())
+        }
+        Err(_) => false,
     }
 }
 
@@ -53,7 +69,8 @@ fn backend(address: &str, port: i32, tls: bool, upstream: &Upstream) -> Backend 
 }
 
 pub async fn pod(rest: &Rest<'_>, upstream: &Upstream) -> ApiResult<Backend> {
-    let (tls, name, port) = parts(rest.name)?;
+    let (tls, name, port) = parts(rest.name)
+        .ok_or_else(|| ApiError::bad_request(format!("invalid pod request {:?}", rest.name)))?;
     rest.core.caches.fresh().await?;
     let item = rest
         .cache
@@ -65,9 +82,12 @@ pub async fn pod(rest: &Rest<'_>, upstream: &Upstream) -> ApiResult<Backend> {
         .containers
         .iter()
         .flat_map(|container| container.ports.iter().flatten());
+    let default_port = if tls { 443 } else { 80 };
     let port = match port.parse() {
         Ok(number) => number,
-        Err(_) if port.is_empty() => ports.next().map_or(80, |port| port.container_port),
+        Err(_) if port.is_empty() => ports
+            .next()
+            .map_or(default_port, |port| port.container_port),
         Err(_) => ports
             .find(|own| own.name.as_deref() == Some(port))
             .map(|own| own.container_port)
@@ -78,14 +98,14 @@ pub async fn pod(rest: &Rest<'_>, upstream: &Upstream) -> ApiResult<Backend> {
     let address = pod
         .status
         .and_then(|status| status.pod_ip)
-        .filter(|address| !address.is_empty());
-    let address = address
-        .ok_or_else(|| ApiError::service_unavailable(format!("pod {name} has no address yet")))?;
+        .filter(|address| is_global_unicast(address))
+        .ok_or_else(|| ApiError::bad_request("address not allowed"))?;
     Ok(backend(&address, port, tls, upstream))
 }
 
 pub async fn service(rest: &Rest<'_>, upstream: &Upstream) -> ApiResult<Backend> {
-    let (tls, name, port) = parts(rest.name)?;
+    let (tls, name, port) = parts(rest.name)
+        .ok_or_else(|| ApiError::bad_request(format!("invalid service request {:?}", rest.name)))?;
     rest.core.caches.fresh().await?;
     let item = rest
         .cache
@@ -93,18 +113,20 @@ pub async fn service(rest: &Rest<'_>, upstream: &Upstream) -> ApiResult<Backend>
         .ok_or_else(|| ApiError::not_found("", "services", name))?;
     let service: Service = serde_json::from_slice(&item.json).map_err(ApiError::internal)?;
     let spec = service.spec.unwrap_or_default();
-    let ports = spec.ports.unwrap_or_default();
-    let chosen = ports.iter().find(|own| {
-        let target = matches!(&own.target_port, Some(IntOrString::Int(number)) if number.to_string() == port);
-        (port.is_empty() && ports.len() == 1) || own.name.as_deref().is_some_and(|own| own == port) || own.port.to_string() == port || target
-    });
-    let chosen = chosen.ok_or_else(|| {
-        ApiError::service_unavailable(format!(
-            "no endpoints available for service {:?}",
-            rest.name
-        ))
-    })?;
-    let port_name = chosen.name.clone().unwrap_or_default();
+    let port_name = match port.parse::<i64>() {
+        Ok(number) => spec
+            .ports
+            .iter()
+            .flatten()
+            .find(|own| i64::from(own.port) == number)
+            .map(|own| own.name.clone().unwrap_or_default())
+            .ok_or_else(|| {
+                ApiError::service_unavailable(format!(
+                    "no service port {number} found for service {name:?}"
+                ))
+            })?,
+        Err(_) => port.to_owned(),
+    };
     let slices = rest.core.caches.by_prefix("endpointslices").map(|cache| {
         cache
             .list(0, &format!("{}/", rest.namespace), None, 0, |head| {
@@ -132,6 +154,7 @@ pub async fn service(rest: &Rest<'_>, upstream: &Upstream) -> ApiResult<Backend>
         });
         ready.extend(
             endpoints
+                .filter(|endpoint| is_of_pod(rest, endpoint))
                 .filter_map(|endpoint| endpoint.addresses.first())
                 .map(|address| (address.clone(), number)),
         );
@@ -143,6 +166,30 @@ pub async fn service(rest: &Rest<'_>, upstream: &Upstream) -> ApiResult<Backend>
         ))
     })?;
     Ok(backend(&address, port, tls, upstream))
+}
+
+/// Whether the endpoint is a pod of the namespace: whoever may write endpoints must not reach other hosts through us.
+fn is_of_pod(rest: &Rest<'_>, endpoint: &Endpoint) -> bool {
+    let Some(target) = &endpoint.target_ref else {
+        return false;
+    };
+    if target.namespace.as_deref() != Some(rest.namespace) {
+        return false;
+    }
+    let name = target.name.as_deref().unwrap_or_default();
+    let item = rest
+        .core
+        .caches
+        .by_prefix("pods")
+        .and_then(|cache| cache.get(&format!("{}/{name}", rest.namespace)));
+    let pod: Option<Pod> = item.and_then(|item| serde_json::from_slice(&item.json).ok());
+    let addresses = pod
+        .and_then(|pod| pod.status)
+        .and_then(|status| status.pod_ips)
+        .unwrap_or_default();
+    endpoint.addresses.first().is_some_and(|address| {
+        is_global_unicast(address) && addresses.iter().any(|own| own.ip == *address)
+    })
 }
 
 #[cfg(test)]
@@ -158,8 +205,27 @@ mod tests {
             ("http:a:web", Some((false, "a", "web"))),
             ("ftp:a:1", None),
             ("a:b:c:d", None),
+            (":80", None),
         ] {
-            assert_eq!(parts(text).ok(), expect, "{text}");
+            assert_eq!(parts(text), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_node_itself_is_not_proxied_to() {
+        for (address, expect) in [
+            ("10.42.0.7", true),
+            ("fd00::1", true),
+            ("127.0.0.1", false),
+            ("169.254.169.254", false),
+            ("0.0.0.0", false),
+            ("224.0.0.1", false),
+            ("255.255.255.255", false),
+            ("::1", false),
+            ("fe80::1", false),
+            ("", false),
+        ] {
+            assert_eq!(is_global_unicast(address), expect, "{address}");
         }
     }
 }

@@ -27,6 +27,22 @@ pub struct Room {
     pub others: BTreeMap<String, i64>,
 }
 
+/// Sysctls that concern nobody but the pod; all others are refused, as upstream does by default.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
 /// Checks the pod against what is left beside `active`.
 pub fn admit(
     view: &PodSpecView,
@@ -34,6 +50,9 @@ pub fn admit(
     room: &Room,
     node: Option<&Node>,
 ) -> Result<(), Refusal> {
+    check_sysctls(view)?;
+    check_app_armor(view)?;
+    check_host_ports(&view.pod, active)?;
     if let Some(node) = node {
         check_selector(&view.pod, node)?;
     }
@@ -92,9 +111,105 @@ fn out_of(resource: &str, requested: i64, used: i64, capacity: i64) -> Refusal {
     Refusal {
         reason: format!("OutOf{resource}"),
         message: format!(
-            "Pod was rejected: Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
         ),
     }
+}
+
+fn check_sysctls(view: &PodSpecView) -> Result<(), Refusal> {
+    let context = view
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.security_context.as_ref());
+    let asked = context.and_then(|context| context.sysctls.as_ref());
+    for sysctl in asked.into_iter().flatten() {
+        let name = sysctl.name.replace('/', ".");
+        let why = if !SAFE_SYSCTLS.contains(&name.as_str()) {
+            "not allowlisted"
+        } else if view.host_network() && name.starts_with("net.") {
+            "not allowed with host net enabled"
+        } else {
+            continue;
+        };
+        return Err(Refusal {
+            reason: "SysctlForbidden".into(),
+            message: format!("forbidden sysctl: {:?} {why}", sysctl.name),
+        });
+    }
+    Ok(())
+}
+
+/// The runtime confines nothing by AppArmor: a pod that asks for it must not run without.
+fn check_app_armor(view: &PodSpecView) -> Result<(), Refusal> {
+    let of_pod = view
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.security_context.as_ref())
+        .and_then(|context| context.app_armor_profile.as_ref());
+    let of_containers = view.containers.iter().filter_map(|spec| {
+        spec.container
+            .security_context
+            .as_ref()
+            .and_then(|context| context.app_armor_profile.as_ref())
+    });
+    if of_pod
+        .into_iter()
+        .chain(of_containers)
+        .all(|profile| profile.type_ == "Unconfined")
+    {
+        return Ok(());
+    }
+    Err(Refusal {
+        reason: "AppArmor".into(),
+        message: "Cannot enforce AppArmor: AppArmor is not enabled on the host".into(),
+    })
+}
+
+fn check_host_ports(pod: &Pod, active: &[&Pod]) -> Result<(), Refusal> {
+    let wanted = host_ports(pod);
+    let taken: Vec<_> = active.iter().flat_map(|pod| host_ports(pod)).collect();
+    let everywhere = |address: &str| matches!(address, "" | "0.0.0.0" | "::");
+    let clash = wanted.iter().any(|(address, protocol, port)| {
+        taken.iter().any(|(other, own_protocol, own_port)| {
+            (protocol, port) == (own_protocol, own_port)
+                && (address == other || everywhere(address) || everywhere(other))
+        })
+    });
+    if !clash {
+        return Ok(());
+    }
+    Err(Refusal {
+        reason: "NodePorts".into(),
+        message:
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
+                .into(),
+    })
+}
+
+/// Address, protocol and number of every port that the pod takes on the node.
+fn host_ports(pod: &Pod) -> Vec<(&str, &str, i32)> {
+    let Some(spec) = &pod.spec else {
+        return Vec::new();
+    };
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|container| api::pod::is_restartable_init(container));
+    spec.containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            Some((
+                port.host_ip.as_deref().unwrap_or_default(),
+                port.protocol.as_deref().unwrap_or("TCP"),
+                port.host_port.filter(|port| *port > 0)?,
+            ))
+        })
+        .collect()
 }
 
 fn check_selector(pod: &Pod, node: &Node) -> Result<(), Refusal> {
@@ -125,7 +240,11 @@ fn check_selector(pod: &Pod, node: &Node) -> Result<(), Refusal> {
     if selected && fits {
         return Ok(());
     }
-    Err(Refusal { reason: "NodeAffinity".into(), message: "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into() })
+    Err(Refusal {
+        reason: "NodeAffinity".into(),
+        message: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
+            .into(),
+    })
 }
 
 fn term_matches(
@@ -202,6 +321,8 @@ mod tests {
         )
         .unwrap();
         let with = |key: &str, value: Value| json!({"containers": [], key: value});
+        let port = |address: &str, number: i32| json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": number, "hostIP": address}]}]});
+        let web = pod(port("", 80));
         let affinity = |expression: Value| {
             with(
                 "affinity",
@@ -238,6 +359,41 @@ mod tests {
                 vec![],
                 Err("NodeAffinity"),
             ),
+            (
+                with(
+                    "securityContext",
+                    json!({"sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "1"}]}),
+                ),
+                vec![],
+                Ok(()),
+            ),
+            (
+                with(
+                    "securityContext",
+                    json!({"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}),
+                ),
+                vec![],
+                Err("SysctlForbidden"),
+            ),
+            (
+                with(
+                    "securityContext",
+                    json!({"appArmorProfile": {"type": "Unconfined"}}),
+                ),
+                vec![],
+                Ok(()),
+            ),
+            (
+                with(
+                    "securityContext",
+                    json!({"appArmorProfile": {"type": "RuntimeDefault"}}),
+                ),
+                vec![],
+                Err("AppArmor"),
+            ),
+            (port("", 80), vec![&web], Err("NodePorts")),
+            (port("192.0.2.1", 80), vec![&web], Err("NodePorts")),
+            (port("", 81), vec![&web], Ok(())),
         ] {
             let view = PodSpecView::new(Arc::new(pod(spec.clone())));
             let result =
@@ -253,7 +409,7 @@ mod tests {
         .unwrap_err();
         assert_eq!(
             refusal.message,
-            "Pod was rejected: Node didn't have enough resource: cpu, requested: 1000, used: 1500, capacity: 2000"
+            "Node didn't have enough resource: cpu, requested: 1000, used: 1500, capacity: 2000"
         );
     }
 }

@@ -126,7 +126,11 @@ pub async fn start_container(
     tell(Severity::Normal, "Created", "Container created".to_owned());
     if let Err(error) = context.runtime.start_container(&id).await {
         let status = observe(context, &id).await.ok();
-        let message = error.to_string().replace(&id, &spec.container.name);
+        // In the words of the container's own state, which the message stands beside.
+        let message = match error {
+            RuntimeError::StartFailed { message, .. } => message,
+            other => other.to_string().replace(&id, &spec.container.name),
+        };
         return fail("RunContainerError", message, status);
     }
     tell(Severity::Normal, "Started", "Container started".to_owned());
@@ -144,7 +148,8 @@ pub async fn start_container(
         .and_then(|lifecycle| lifecycle.post_start.as_ref());
     if let Some(handler) = post_start {
         let pod_ip = request.pod_ips.first().map_or("", String::as_str);
-        if let Err(message) = hooks::run(context, &id, &spec.container, pod_ip, handler).await {
+        if let Err(message) = hooks::run(context, view, &id, &spec.container, pod_ip, handler).await
+        {
             // The message stays out of the event: it may hold what the hook printed.
             tell(
                 Severity::Warning,
@@ -395,7 +400,11 @@ pub async fn stop(
         && grace > 0
     {
         let limit = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
-        match tokio::time::timeout(limit, hooks::run(context, id, container, pod_ip, handler)).await
+        match tokio::time::timeout(
+            limit,
+            hooks::run(context, view, id, container, pod_ip, handler),
+        )
+        .await
         {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

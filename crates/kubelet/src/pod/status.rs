@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
     ContainerStateWaiting, ContainerStatus as ApiContainerStatus, HostIP, PodCondition, PodIP,
-    PodStatus, VolumeMountStatus,
+    PodStatus, ResourceRequirements, VolumeMountStatus,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use runtime::service::{ContainerState, ContainerStatus, PodSandbox};
 
@@ -27,6 +28,8 @@ pub struct StatusInput<'a> {
     pub ending: Option<&'a Ending>,
     /// Nothing of the pod runs any more.
     pub finished: bool,
+    /// The node did not take the pod.
+    pub refused: bool,
     /// What was last written, or found in the API.
     pub previous: &'a PodStatus,
     pub host_ips: &'a [String],
@@ -38,6 +41,9 @@ pub struct StatusInput<'a> {
 /// The whole status that the kubelet would write now.
 pub fn generate(input: &StatusInput<'_>) -> PodStatus {
     let view = input.view;
+    if input.refused {
+        return of_refused(input);
+    }
     let of_kind = |kinds: &[Kind]| -> Option<Vec<ApiContainerStatus>> {
         let list: Vec<_> = view
             .containers
@@ -117,6 +123,8 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
         observed_generation: generation,
         phase: Some(phase),
         qos_class: Some(resources::qos_class(&view.pod).as_str().to_owned()),
+        resources: Some(pod_resources(view)),
+        allocated_resources: pod_resources(view).requests,
         start_time: Some(
             previous
                 .start_time
@@ -124,6 +132,59 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
                 .unwrap_or(Time(second(input.now))),
         ),
         ..PodStatus::default()
+    }
+}
+
+/// A pod that the node did not take: why, and nothing of containers that never were.
+fn of_refused(input: &StatusInput<'_>) -> PodStatus {
+    let (mut reason, mut message) = (
+        input.previous.reason.clone(),
+        input.previous.message.clone(),
+    );
+    if let Some(Ending {
+        cause: EndCause::Failed {
+            reason: why,
+            message: text,
+        },
+        ..
+    }) = input.ending
+    {
+        reason = Some(why.clone());
+        message = Some(text.clone());
+    }
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason,
+        message,
+        qos_class: Some(resources::qos_class(&input.view.pod).as_str().to_owned()),
+        start_time: Some(
+            input
+                .previous
+                .start_time
+                .clone()
+                .unwrap_or(Time(second(input.now))),
+        ),
+        observed_generation: input.view.pod.metadata.generation,
+        ..PodStatus::default()
+    }
+}
+
+/// What the pod as a whole has: the sums over its containers, or what the pod itself says.
+fn pod_resources(view: &PodSpecView) -> ResourceRequirements {
+    let Some(spec) = &view.pod.spec else {
+        return ResourceRequirements::default();
+    };
+    let texts = |amounts: api::pod::Amounts| {
+        let list: BTreeMap<String, Quantity> = amounts
+            .into_iter()
+            .map(|(name, amount)| (name, Quantity(amount.to_string())))
+            .collect();
+        (!list.is_empty()).then_some(list)
+    };
+    ResourceRequirements {
+        requests: texts(api::pod::requests(spec)),
+        limits: texts(api::pod::limits(spec)),
+        ..ResourceRequirements::default()
     }
 }
 

@@ -118,6 +118,7 @@ impl Case {
             probes: &self.probes,
             ending: self.ending.as_ref(),
             finished: self.finished,
+            refused: false,
             previous: &self.previous,
             host_ips: &["192.0.2.1".into()],
             runtime_name: "rt",

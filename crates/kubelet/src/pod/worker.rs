@@ -40,6 +40,9 @@ const RETRY_MAX_SECONDS: i64 = 120;
 /// How long a container that could not be started waits for the next attempt, as upstream's workers.
 const START_RETRY_SECONDS: i64 = 10;
 
+/// What the message of a refused pod begins with.
+const REFUSED: &str = "Pod was rejected: ";
+
 /// A listing of the runtime is not older than this when it is taken over.
 const LISTING_AGE_MAX: SignedDuration = SignedDuration::from_secs(30);
 
@@ -170,6 +173,8 @@ struct Worker {
     probe_tasks: BTreeMap<(String, &'static str), tokio::task::AbortHandle>,
     stop_tasks: BTreeMap<String, tokio::task::AbortHandle>,
     ending: Option<Ending>,
+    /// The node did not take it: its status says this and nothing of containers.
+    refused: bool,
     finished: bool,
     /// As last written or found.
     written: PodStatus,
@@ -195,12 +200,24 @@ impl Worker {
             .and_then(|pod| pod.status.clone())
             .unwrap_or_default();
         let now = Timestamp::now();
+        // One that an earlier run of the kubelet refused has only this in its status.
+        let refused = begin.refusal.is_some()
+            || written.phase.as_deref() == Some("Failed")
+                && written
+                    .message
+                    .as_ref()
+                    .is_some_and(|message| message.starts_with(REFUSED));
         let ending = begin.refusal.map(|refusal| {
-            context.tell_pod(&view, Severity::Warning, "Failed", refusal.message.clone());
+            context.tell_pod(
+                &view,
+                Severity::Warning,
+                refusal.reason.clone(),
+                refusal.message.clone(),
+            );
             Ending {
                 cause: EndCause::Failed {
                     reason: refusal.reason,
-                    message: refusal.message,
+                    message: format!("{REFUSED}{}", refusal.message),
                 },
                 since: now,
                 grace_period_seconds: 0,
@@ -225,6 +242,7 @@ impl Worker {
             probe_tasks: BTreeMap::new(),
             stop_tasks: BTreeMap::new(),
             ending,
+            refused,
             finished: false,
             desired: written.clone(),
             written,
@@ -1199,6 +1217,7 @@ impl Worker {
             probes: &self.probes,
             ending: self.ending.as_ref(),
             finished: self.finished,
+            refused: self.refused,
             previous: &self.desired,
             host_ips: &host_ips,
             runtime_name: &self.context.runtime_name,

@@ -5,30 +5,53 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-use super::{Outcome, join_host_port, plain};
+use tokio::time::{Duration, Instant, sleep, timeout_at};
+
+use super::{Outcome, join_host_port};
 
 /// `grpc.health.v1.HealthCheckResponse.SERVING`
 const SERVING: u64 = 1;
+/// Between two attempts to connect: what gRPC's clients wait at first.
+const CONNECT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Asks `grpc.health.v1.Health/Check` for `service` (empty: the server as a whole).
-pub async fn check(host: &str, port: u16, service: &str) -> Outcome {
+/// Asks `grpc.health.v1.Health/Check` for `service` (empty: the server as a whole) within `limit`.
+pub async fn check(host: &str, port: u16, service: &str, limit: Duration) -> Outcome {
     let address = join_host_port(host, port);
-    let stream = match TcpStream::connect((host, port)).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            return Outcome::Failure(format!(
-                "timeout: failed to connect service {address:?}: dial tcp {address}: connect: {}",
-                plain(&error)
-            ));
+    let deadline = Instant::now() + limit;
+    let seconds = limit.as_secs();
+    // As gRPC's clients do, it connects until the time is over: a refusal is not the last word.
+    let connect = async {
+        loop {
+            match TcpStream::connect((host, port)).await {
+                Ok(stream) => return stream,
+                Err(_) => sleep(CONNECT_PAUSE).await,
+            }
         }
     };
+    let Ok(stream) = timeout_at(deadline, connect).await else {
+        return Outcome::Failure(format!(
+            "timeout: failed to connect service {address:?} within {seconds}s: context deadline exceeded"
+        ));
+    };
+    timeout_at(deadline, ask(stream, &address, service))
+        .await
+        .unwrap_or_else(|_| {
+            Outcome::Failure(format!(
+                "timeout: health rpc did not complete within {seconds}s"
+            ))
+        })
+}
+
+async fn ask(stream: TcpStream, address: &str, service: &str) -> Outcome {
     let (mut sender, connection) =
         match hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
         {
             Ok(pair) => pair,
             Err(error) => {
-                return Outcome::Failure(format!("failed to connect service {address:?}: {error}"));
+                return Outcome::Failure(format!(
+                    "error: failed to connect service at {address:?}: {error}"
+                ));
             }
         };
     let request = http::Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
@@ -44,12 +67,12 @@ pub async fn check(host: &str, port: u16, service: &str) -> Outcome {
         let response = sender
             .send_request(request)
             .await
-            .map_err(|error| format!("health rpc probe failed: {error}"))?;
+            .map_err(|error| format!("error: health rpc probe failed: {error}"))?;
         let (head, body) = response.into_parts();
         let collected = body
             .collect()
             .await
-            .map_err(|error| format!("health rpc probe failed: {error}"))?;
+            .map_err(|error| format!("error: health rpc probe failed: {error}"))?;
         let trailers = collected.trailers().cloned().unwrap_or_default();
         let text = |name: &str| {
             trailers
@@ -62,13 +85,13 @@ pub async fn check(host: &str, port: u16, service: &str) -> Outcome {
         let code = text("grpc-status");
         match code.as_str() {
             "0" => decode(&collected.to_bytes())
-                .ok_or_else(|| "health rpc probe answered something else".to_owned()),
+                .ok_or_else(|| "error: health rpc probe answered something else".to_owned()),
             "12" => Err(format!(
-                "this server does not implement the grpc health protocol (grpc.health.v1.Health): {}",
+                "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {}",
                 text("grpc-message")
             )),
             _ => Err(format!(
-                "health rpc probe failed: rpc error: code = {code} desc = {}",
+                "error: health rpc probe failed: rpc error: code = {code} desc = {}",
                 text("grpc-message")
             )),
         }

@@ -43,6 +43,18 @@ impl Request {
     }
 }
 
+/// Gets; any answer is success, as hooks take it. The error names the URL.
+pub async fn reach(
+    tls: &Arc<rustls::ClientConfig>,
+    request: &Request,
+    agent: &str,
+) -> Result<(), String> {
+    match fetch(tls, request, agent).await {
+        Ok(_) => Ok(()),
+        Err(message) => Err(format!("Get {:?}: {message}", request.display())),
+    }
+}
+
 /// Gets; 2xx and 3xx are success.
 pub async fn get(tls: &Arc<rustls::ClientConfig>, request: &Request, agent: &str) -> Outcome {
     let mut current = request.clone();

@@ -195,14 +195,7 @@ async fn attempt(context: &Context, target: &Target, probe: &Probe, limit: Durat
     } else if let Some(grpc) = &probe.grpc {
         let service = grpc.service.clone().unwrap_or_default();
         match u16::try_from(grpc.port) {
-            Ok(port) => timeout(limit, grpc::check(&target.pod_ip, port, &service))
-                .await
-                .unwrap_or_else(|_| {
-                    Outcome::Failure(format!(
-                        "timeout: health rpc did not complete within {}s",
-                        limit.as_secs()
-                    ))
-                }),
+            Ok(port) => grpc::check(&target.pod_ip, port, &service, limit).await,
             Err(_) => Outcome::Error(format!("invalid port {}", grpc.port)),
         }
     } else {

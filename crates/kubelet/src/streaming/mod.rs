@@ -30,7 +30,7 @@ use runtime::service::{ContainerState, SandboxState, StreamRequest};
 
 use crate::agent::Agent;
 use crate::pod::worker::Snapshot;
-use remote_command::{Options, Verb};
+use remote_command::{InputEnd, Options, Verb};
 use websocket::HandshakeError;
 
 const SPDY: &str = "SPDY/3.1";
@@ -90,6 +90,10 @@ fn command(
         stderr: options.stderr,
         tty: options.tty,
     };
+    let input_end = match verb {
+        Verb::Attach if options.stdin && outlives_input(&snapshot, container) => InputEnd::Leaves,
+        _ => InputEnd::Waits,
+    };
     let runtime = Arc::clone(&agent.context.runtime);
     let session = async move {
         match verb {
@@ -113,7 +117,7 @@ fn command(
                 let socket = websocket::socket(TokioIo::new(upgraded)).await;
                 let (connection, channels) =
                     websocket::remote_command(socket, protocol, options).await;
-                remote_command::serve(verb, session, connection, channels).await;
+                remote_command::serve(verb, session, connection, channels, input_end).await;
             });
             Ok(switching("websocket", answer))
         }
@@ -125,12 +129,25 @@ fn command(
             spawn(upgrade, move |upgraded| async move {
                 let (connection, accepted) = spdy::connection::over_socket(TokioIo::new(upgraded));
                 if let Some(channels) = spdy::command::channels(accepted, protocol, options).await {
-                    remote_command::serve(verb, session, connection, channels).await;
+                    remote_command::serve(verb, session, connection, channels, input_end).await;
                 }
             });
             Ok(switching_spdy(protocol.name))
         }
     }
+}
+
+/// Does the container go on reading after the client that is attached to it has ended its input?
+fn outlives_input(snapshot: &Snapshot, container: &str) -> bool {
+    let Some(spec) = snapshot.pod.as_ref().and_then(|pod| pod.spec.as_ref()) else {
+        return false;
+    };
+    spec.containers
+        .iter()
+        .find(|own| own.name == container)
+        .is_some_and(|own| {
+            own.stdin == Some(true) && (own.stdin_once != Some(true) || own.tty == Some(true))
+        })
 }
 
 async fn forward(

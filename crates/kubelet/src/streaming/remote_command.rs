@@ -4,6 +4,8 @@
 //! status follows on the error stream, then the connection closes. A client that leaves early drops the
 //! session, which kills what exec started and leaves an attached container alone.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use runtime::service::{Reader, RuntimeError, Session, TerminalSize, Writer};
 use serde::Deserialize;
@@ -15,6 +17,8 @@ use super::stream::{CHUNK_BYTES_MAX, ClientGone, Connection, Inlet, StreamWriter
 
 /// No size of a terminal is longer than this.
 const RESIZE_BYTES_MAX: usize = 4 << 10;
+/// How long a client that has ended its input is still told what an attached container writes.
+const LAST_OUTPUT: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -29,6 +33,16 @@ pub struct Options {
     pub stdout: bool,
     pub stderr: bool,
     pub tty: bool,
+}
+
+/// What the end of the client's input means to its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputEnd {
+    /// The process reads an end, and the session waits for the process.
+    Waits,
+    /// The process goes on without this client, whose session is over: an attached container that keeps its
+    /// standard input open for the next one.
+    Leaves,
 }
 
 /// How the end is told on the error stream.
@@ -56,6 +70,7 @@ pub async fn serve(
     session: impl Future<Output = Result<Session, RuntimeError>>,
     connection: Connection,
     channels: Channels,
+    input_end: InputEnd,
 ) {
     let Channels {
         stdin,
@@ -68,7 +83,7 @@ pub async fn serve(
     let lost = connection.lost.clone();
     let work = async {
         let result = match session.await {
-            Ok(session) => pump(session, stdin, &stdout, &stderr, resize).await?,
+            Ok(session) => pump(session, stdin, &stdout, &stderr, resize, input_end).await?,
             Err(error) => Err(error),
         };
         for writer in [&stdout, &stderr].into_iter().flatten() {
@@ -95,6 +110,7 @@ async fn pump(
     stdout: &Option<StreamWriter>,
     stderr: &Option<StreamWriter>,
     resize: Option<Inlet>,
+    input_end: InputEnd,
 ) -> Result<Result<i32, RuntimeError>, ClientGone> {
     let Session {
         stdin: process_stdin,
@@ -117,15 +133,28 @@ async fn pump(
         Ok(ended)
     };
     let input = async {
-        tokio::join!(
-            copy_input(stdin, process_stdin),
-            copy_sizes(resize, process_resize)
-        );
-        std::future::pending::<()>().await;
+        let has_input = stdin.is_some();
+        let copied = async {
+            copy_input(stdin, process_stdin).await;
+            if has_input && input_end == InputEnd::Leaves {
+                // What the process answers at once still reaches the client.
+                tokio::time::sleep(LAST_OUTPUT).await;
+                return;
+            }
+            std::future::pending::<()>().await;
+        };
+        let sizes = async {
+            copy_sizes(resize, process_resize).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = copied => {}
+            () = sizes => {}
+        }
     };
     let result = tokio::select! {
         result = output => result,
-        () = input => unreachable!("input never ends by itself"),
+        () = input => Ok(Ok(0)),
     };
     drop(kill_on_drop);
     result

@@ -11,7 +11,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::remote_command::{Options, Verb, serve};
+use super::remote_command::{InputEnd, Options, Verb, serve};
 use super::{port_forward, websocket};
 
 /// The process's side of a session.
@@ -68,7 +68,14 @@ async fn websocket_client(
     tokio::spawn(async move {
         let socket = websocket::socket(server).await;
         let (connection, channels) = websocket::remote_command(socket, protocol, options).await;
-        serve(Verb::Exec, async { Ok(session) }, connection, channels).await;
+        serve(
+            Verb::Exec,
+            async { Ok(session) },
+            connection,
+            channels,
+            InputEnd::Waits,
+        )
+        .await;
     });
     let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
     (client, process)

@@ -129,14 +129,14 @@ impl FromStr for Reference {
             Some((path, tag)) => (path, Some(tag)),
             None => (name_and_tag, None),
         };
-        if path.bytes().any(|b| b.is_ascii_uppercase()) {
-            return Err(ReferenceError::Uppercase(path.to_owned()));
-        }
         let path = if domain == DEFAULT_DOMAIN && !path.contains('/') {
             format!("{OFFICIAL_REPOSITORY_PREFIX}/{path}")
         } else {
             path.to_owned()
         };
+        if path.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(ReferenceError::Uppercase(path));
+        }
         if !domain_is_valid(domain)
             || !path.split('/').all(path_component_is_valid)
             || !tag.is_none_or(tag_is_valid)
@@ -313,7 +313,7 @@ mod tests {
         ] {
             check(text, Err(Format));
         }
-        check("Nginx", Err(Uppercase("Nginx".into())));
+        check("Nginx", Err(Uppercase("library/Nginx".into())));
         check("a/B:1", Err(Uppercase("a/B".into())));
         check(HEX, Err(LooksLikeId(HEX.into())));
         check("a/".repeat(128).trim_end_matches('/'), Err(NameTooLong));
@@ -333,7 +333,7 @@ mod tests {
         let error = Reference::parse("Foo").expect_err("uppercase");
         assert_eq!(
             error.to_string(),
-            "couldn't parse image name \"Foo\": invalid reference format: repository name (Foo) must be lowercase"
+            "couldn't parse image name \"Foo\": invalid reference format: repository name (library/Foo) must be lowercase"
         );
     }
 

@@ -16,10 +16,11 @@ use super::protocol::Request;
 /// How long processes may take to die.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What the runtime makes in its two directories; anything else there is not its own.
-const RUN_ENTRIES: [&str; 6] = [
+const RUN_ENTRIES: [&str; 7] = [
     "shm",
     "root",
     "resolv",
+    "hostname",
     "zygote.sock",
     "zygote.lock",
     "zygote.log",

@@ -6,6 +6,8 @@
 mod container;
 mod sandbox;
 
+pub(in crate::native) use container::add_hostname;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::connection::lock;
 use super::protocol::{Answer, ProcessSpec, Request};
-use super::runtime::{NativeRuntime, io_error, new_id};
+use super::runtime::{NativeRuntime, add_hostname, io_error, new_id};
 use super::{spec, sys};
 use crate::service::{
     Connection, ContainerState, ExecResult, Reader, RuntimeError, SandboxState, Session,
@@ -183,12 +183,13 @@ impl NativeRuntime {
             .filters
             .of(&record.config.security, self.permitted)
             .map_err(RuntimeError::InvalidArgument)?;
-        let process = ProcessSpec {
+        let mut process = ProcessSpec {
             args: request.command.clone(),
             tty: request.tty,
             seccomp: filter.is_some(),
             ..base
         };
+        add_hostname(&mut process.env, &self.sandbox(&record.sandbox_id)?);
         let exec_id = format!("exec-{}", new_id());
 
         let open = || {
@@ -255,10 +256,7 @@ impl NativeRuntime {
                 lock(&self.execs).remove(&exec_id);
                 Err(match error {
                     super::connection::CallError::Failed(failure) if failure.start => {
-                        RuntimeError::StartFailed {
-                            id: record.id,
-                            message: failure.message,
-                        }
+                        RuntimeError::ExecFailed(failure.message)
                     }
                     other => other.into_runtime("running container", &record.id),
                 })
@@ -463,8 +461,10 @@ impl NativeRuntime {
             .await
             .unwrap_or_else(|_| Err(io::Error::other("the connecting thread ended")))
             .map_err(|e| {
+                let words = e.to_string().to_lowercase();
+                let words = words.split(" (os error").next().unwrap_or(&words);
                 RuntimeError::Internal(format!(
-                    "failed to connect to localhost:{port} inside the pod: {e}"
+                    "failed to connect to localhost:{port} inside the pod: dial tcp 127.0.0.1:{port}: connect: {words}"
                 ))
             })?;
         let stream = tokio::net::TcpStream::from_std(stream)

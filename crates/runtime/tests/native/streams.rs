@@ -61,7 +61,7 @@ async fn exec_sync() {
         .exec_sync(&id, vec!["nope".into()], 5)
         .await;
     assert!(
-        matches!(&missing, Err(RuntimeError::StartFailed { message, .. }) if message.contains("executable file not found in $PATH")),
+        matches!(&missing, Err(RuntimeError::ExecFailed(message)) if message.contains("executable file not found in $PATH")),
         "{missing:?}"
     );
     let large = run("head -c 300000 /dev/zero").await.unwrap();

@@ -77,6 +77,35 @@ pub fn status_errors(cluster: &Cluster) -> anyhow::Result<()> {
         &conflict,
         "the object has been modified; please apply your changes to the latest version and try again",
     )?;
+    // Kinds that are not served, of a group that is and of one that is not.
+    for (api_version, kind) in [("apps/v1", "StatefulSet"), ("example.com/v1", "Foo")] {
+        let manifest = format!("apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: a}}\n");
+        for verb in ["create", "apply"] {
+            let error = kubectl
+                .run_with_input(&[verb, "-f", "-"], &manifest)
+                .map_or_else(|error| error.to_string(), |_| String::new());
+            contains(
+                &error,
+                &format!("no matches for kind \"{kind}\" in version \"{api_version}\""),
+            )?;
+        }
+    }
+    anyhow::ensure!(
+        kubectl
+            .run(&["get", "customresourcedefinitions", "-o", "name"])?
+            .is_empty(),
+        "there are no custom kinds"
+    );
+    contains(
+        &kubectl.fails(&[
+            "create",
+            "--raw",
+            "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+            "-f",
+            "/dev/null",
+        ])?,
+        "the server does not allow this method on the requested resource",
+    )?;
     Ok(())
 }
 

@@ -55,6 +55,7 @@ pub const ALL: &[(&str, Test)] = &[
     ("pods_probes", pods::probes),
     ("pods_graceful_end", pods::graceful_end),
     ("pods_limits_and_oom", pods::limits_and_oom),
+    ("pods_refusals", pods::refusals),
     ("pods_service_account", pods::service_account),
     (
         "registry_hello_world_through_mirrors",

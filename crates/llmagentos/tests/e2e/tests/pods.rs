@@ -244,6 +244,58 @@ pub fn limits_and_oom(cluster: &Cluster) -> anyhow::Result<()> {
     kubectl.wait_for_value("pod/hungry", ".status.qosClass", "Guaranteed")
 }
 
+pub fn refusals(cluster: &Cluster) -> anyhow::Result<()> {
+    let kubectl = Kubectl::in_new_namespace(cluster, "refusals")?;
+    let container =
+        format!("containers: [{{name: main, image: {BUSYBOX}, command: [sleep, \"3600\"]");
+    for (name, spec, reason, message) in [
+        (
+            "sysctl",
+            format!(
+                "  securityContext: {{sysctls: [{{name: kernel.msgmax, value: \"1\"}}]}}\n  {container}}}]"
+            ),
+            "SysctlForbidden",
+            "forbidden sysctl: \"kernel.msgmax\" not allowlisted",
+        ),
+        (
+            "confined",
+            format!(
+                "  securityContext: {{appArmorProfile: {{type: RuntimeDefault}}}}\n  {container}}}]"
+            ),
+            "AppArmor",
+            "Cannot enforce AppArmor: AppArmor is not enabled on the host",
+        ),
+        (
+            "elsewhere",
+            format!("  nodeName: e2e\n  nodeSelector: {{no: such}}\n  {container}}}]"),
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+        ),
+    ] {
+        kubectl.apply(&pod(name, &spec))?;
+        kubectl.wait(&format!("pod/{name}"), "jsonpath={.status.phase}=Failed")?;
+        let object = format!("pod/{name}");
+        anyhow::ensure!(
+            kubectl.value(&object, ".status.reason")? == reason,
+            "{name}"
+        );
+        anyhow::ensure!(
+            kubectl.value(&object, ".status.message")? == format!("Pod was rejected: {message}"),
+            "{name}"
+        );
+        // The reason, and no container that is being created.
+        contains(&kubectl.run(&["get", "pod", name])?, reason)?;
+        let events = format!("involvedObject.name={name},reason={reason}");
+        eventually("the event of the refusal", || {
+            contains(
+                &kubectl.run(&["get", "events", "--field-selector", &events])?,
+                message,
+            )
+        })?;
+    }
+    Ok(())
+}
+
 pub fn service_account(cluster: &Cluster) -> anyhow::Result<()> {
     let kubectl = Kubectl::in_new_namespace(cluster, "accounts")?;
     kubectl.apply(&pod(

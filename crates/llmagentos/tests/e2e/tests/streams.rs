@@ -71,6 +71,13 @@ pub fn logs(cluster: &Cluster) -> anyhow::Result<()> {
         &kubectl.fails(&["logs", "talker", "-c", "other"])?,
         "container other is not valid for pod talker",
     )?;
+    kubectl.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: nowhere}}\nspec: {{nodeSelector: {{no: such}}, containers: [{{name: main, image: {BUSYBOX}}}]}}\n"
+    ))?;
+    anyhow::ensure!(
+        kubectl.run(&["logs", "nowhere"])?.is_empty(),
+        "a pod that is on no node has logged nothing"
+    );
     contains(
         &kubectl.fails(&["logs", "nobody"])?,
         "pods \"nobody\" not found",
@@ -111,8 +118,19 @@ pub fn exec(cluster: &Cluster) -> anyhow::Result<()> {
     contains(&String::from_utf8_lossy(&output.stderr), "err\n")?;
     contains(
         &kubectl.fails(&["exec", "box", "--", "no-such-program"])?,
-        "no-such-program",
+        "failed to exec in container: exec: \"no-such-program\": executable file not found in $PATH",
     )?;
+    anyhow::ensure!(
+        kubectl.run(&[
+            "exec",
+            "box",
+            "--",
+            "sh",
+            "-c",
+            "cat /etc/hostname; echo $HOSTNAME"
+        ])? == "box\nbox\n",
+        "the pod's hostname is in its file and in the environment of commands"
+    );
     // Much data both ways, unharmed.
     let text = "0123456789abcdef".repeat(64 * 1024);
     anyhow::ensure!(
@@ -173,7 +191,19 @@ pub fn attach(cluster: &Cluster) -> anyhow::Result<()> {
     kubectl.wait("pod/echo", "jsonpath={.status.phase}=Running")?;
     let output = kubectl.run_with_input(&["attach", "-i", "echo"], "a word\n")?;
     contains(&output, "got a word")?;
-    kubectl.wait("pod/echo", "jsonpath={.status.phase}=Succeeded")
+    kubectl.wait("pod/echo", "jsonpath={.status.phase}=Succeeded")?;
+    // One that keeps its input open outlives its clients: they end with their own input.
+    kubectl.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: twice}}\nspec:\n  restartPolicy: Never\n  containers:\n  - {{name: main, image: {BUSYBOX}, stdin: true, command: [sh, -c, \"read line; echo got $line; read line; echo got $line\"]}}\n"
+    ))?;
+    kubectl.wait("pod/twice", "jsonpath={.status.phase}=Running")?;
+    kubectl.run_with_input(&["attach", "-i", "twice"], "one\n")?;
+    kubectl.wait_for_value("pod/twice", ".status.phase", "Running")?;
+    kubectl.run_with_input(&["attach", "-i", "twice"], "two\n")?;
+    kubectl.wait("pod/twice", "jsonpath={.status.phase}=Succeeded")?;
+    let log = kubectl.run(&["logs", "twice"])?;
+    anyhow::ensure!(log == "got one\ngot two\n", "{log}");
+    Ok(())
 }
 
 pub fn port_forward(cluster: &Cluster) -> anyhow::Result<()> {

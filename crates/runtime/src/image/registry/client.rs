@@ -482,7 +482,10 @@ fn in_words(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        let cause_words = cause.to_string();
+        let cause_words = match cause.downcast_ref::<std::io::Error>() {
+            Some(error) => of_system(error),
+            None => cause.to_string(),
+        };
         if !words.contains(&cause_words) {
             words = format!("{words}: {cause_words}");
         }
@@ -496,6 +499,15 @@ fn in_words(error: &dyn std::error::Error) -> String {
         "invalid peer certificate: UnknownIssuer",
         "certificate is signed by an unknown authority (give its ca_file in registries.yaml)",
     )
+}
+
+/// An error of the operating system as Go's programs word it: `connection refused`, without its number.
+fn of_system(error: &std::io::Error) -> String {
+    let words = error.to_string();
+    match words.split_once(" (os error") {
+        Some((words, _)) => words.to_lowercase(),
+        None => words,
+    }
 }
 
 fn error_message(body: &[u8]) -> String {

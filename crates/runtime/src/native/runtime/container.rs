@@ -322,16 +322,13 @@ impl NativeRuntime {
         let mut process = spec::process(config, &image, self.permitted, &mut Vec::new())?;
         let filter = self.filter(config)?;
         process.seccomp = filter.is_some();
-        if !process.env.iter().any(|line| line.starts_with("HOSTNAME="))
-            && !sandbox.config.hostname.is_empty()
-        {
-            process
-                .env
-                .push(format!("HOSTNAME={}", sandbox.config.hostname));
-        }
+        add_hostname(&mut process.env, &sandbox);
         let mut mounts = spec::mounts(config)?;
         if let Some(resolv) = self.resolv_conf(&sandbox, config)? {
             mounts.push(resolv);
+        }
+        if let Some(hostname) = self.hostname_file(&sandbox, config)? {
+            mounts.push(hostname);
         }
         let (devices, _) = spec::device_access(config)?;
         let directory = self.layout.container_dir(&record.id);
@@ -398,6 +395,38 @@ impl NativeRuntime {
         std::fs::create_dir_all(&directory)
             .and_then(|()| std::fs::write(&source, text))
             .map_err(|e| io_error("write resolv.conf", &e))?;
+        Ok(Some(crate::native::protocol::MountSpec {
+            source,
+            target,
+            readonly: false,
+            propagation: crate::native::protocol::Propagation::Private,
+        }))
+    }
+
+    /// The sandbox's own `/etc/hostname`, where the kubelet mounts none.
+    fn hostname_file(
+        &self,
+        sandbox: &Sandbox,
+        config: &ContainerConfig,
+    ) -> Result<Option<crate::native::protocol::MountSpec>, RuntimeError> {
+        let target = PathBuf::from("/etc/hostname");
+        if config.mounts.iter().any(|m| m.container_path == target) {
+            return Ok(None);
+        }
+        let mut text = match sandbox.config.hostname.as_str() {
+            // One that shares the node's network has the node's name.
+            "" => rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+            own => own.to_owned(),
+        };
+        text.push('\n');
+        let directory = self.config.run_dir.join("hostname");
+        let source = directory.join(&sandbox.id);
+        std::fs::create_dir_all(&directory)
+            .and_then(|()| std::fs::write(&source, text))
+            .map_err(|e| io_error("write the hostname", &e))?;
         Ok(Some(crate::native::protocol::MountSpec {
             source,
             target,
@@ -549,5 +578,13 @@ impl NativeRuntime {
                 .map_err(|e| io_error("record the container", &e))?;
         }
         Ok(())
+    }
+}
+
+/// Commands find the pod's hostname in their environment, unless the pod says otherwise.
+pub(in crate::native) fn add_hostname(env: &mut Vec<String>, sandbox: &Sandbox) {
+    let hostname = &sandbox.config.hostname;
+    if !hostname.is_empty() && !env.iter().any(|line| line.starts_with("HOSTNAME=")) {
+        env.push(format!("HOSTNAME={hostname}"));
     }
 }

@@ -219,6 +219,7 @@ impl NativeRuntime {
             .values()
             .any(|s| s.config.cgroup_parent == sandbox.config.cgroup_parent);
         drop(state);
+        self.clean(Job::Tree(self.config.run_dir.join("hostname").join(id)));
         if sandbox.config.dns.is_some() {
             self.clean(Job::Tree(self.config.run_dir.join("resolv").join(id)));
         }
