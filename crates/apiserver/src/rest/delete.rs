@@ -32,6 +32,15 @@ enum Deleted {
     Marked(Item),
 }
 
+/// What one try on one version came to.
+enum Attempt {
+    Written(Deleted),
+    /// A dry run, or nothing to change.
+    Unwritten(Deleted),
+    /// Another write came first.
+    Lost,
+}
+
 impl Rest<'_> {
     /// `body` is JSON of DeleteOptions, or empty.
     pub async fn delete(&self, body: Bytes) -> ApiResponse {
@@ -107,35 +116,56 @@ impl Rest<'_> {
     }
 
     async fn delete_object(&self, options: &DeleteOptions) -> ApiResult<Deleted> {
+        let mut current = self.believed().await?;
         for _ in 0..CONFLICT_TRIES {
-            let current = self.current().await?;
-            let old = self.decode_stored(&current.json)?;
-            self.check_delete_preconditions(options, &current)?;
-            admission::admit_delete(self)?;
-            let Some(mut marked) = self.marked(&*old, options) else {
-                if options.dry_run {
-                    return Ok(Deleted::Gone(current));
+            let unwritten = match self.delete_version(&current, options).await {
+                Ok(Attempt::Written(deleted)) => return Ok(deleted),
+                Ok(Attempt::Unwritten(deleted)) => Ok(deleted),
+                Ok(Attempt::Lost) => {
+                    current = self.current().await?;
+                    continue;
                 }
-                if self.remove_revision(current.revision).await?.is_some() {
-                    admission::deleted(self, &*old);
-                    return Ok(Deleted::Gone(current));
-                }
-                continue;
+                Err(error) => Err(error),
             };
-            let value = encode(&mut *marked);
-            let head = self.head_of(&*marked, &value)?;
-            if options.dry_run || value == current.stored_json() {
-                return Ok(Deleted::Marked(Item {
-                    json: with_resource_version(&value, current.revision),
-                    revision: current.revision,
-                    head,
-                }));
-            }
-            if let Some(item) = self.replace_revision(current.revision, value, head).await? {
-                return Ok(Deleted::Marked(item));
+            match self.newer_than(&current).await? {
+                None => return unwritten,
+                Some(newer) => current = newer,
             }
         }
         Err(self.modified())
+    }
+
+    async fn delete_version(
+        &self,
+        current: &Arc<Item>,
+        options: &DeleteOptions,
+    ) -> ApiResult<Attempt> {
+        let old = self.decode_stored(&current.json)?;
+        self.check_delete_preconditions(options, current)?;
+        admission::admit_delete(self)?;
+        let Some(mut marked) = self.marked(&*old, options) else {
+            if options.dry_run {
+                return Ok(Attempt::Unwritten(Deleted::Gone(current.clone())));
+            }
+            if self.remove_revision(current.revision).await?.is_none() {
+                return Ok(Attempt::Lost);
+            }
+            admission::deleted(self, &*old);
+            return Ok(Attempt::Written(Deleted::Gone(current.clone())));
+        };
+        let value = encode(&mut *marked);
+        let head = self.head_of(&*marked, &value)?;
+        if options.dry_run || value == current.stored_json() {
+            return Ok(Attempt::Unwritten(Deleted::Marked(Item {
+                json: with_resource_version(&value, current.revision),
+                revision: current.revision,
+                head,
+            })));
+        }
+        let marked = self.replace_revision(current.revision, value, head).await?;
+        Ok(marked.map_or(Attempt::Lost, |item| {
+            Attempt::Written(Deleted::Marked(item))
+        }))
     }
 
     pub fn check_delete_preconditions(

@@ -102,6 +102,23 @@ impl<'a> Rest<'a> {
         self.core.caches.fresh().await?;
         self.cached().ok_or_else(|| self.not_found())
     }
+
+    /// The version to try a write on: of the cache, which under load is some commits behind.
+    ///
+    /// A write compares its revision, so that it cannot overwrite a newer one; whatever else comes of this
+    /// version (an error, nothing to write) counts only if there is none [`newer`](Rest::newer_than).
+    pub async fn believed(&self) -> ApiResult<Arc<Item>> {
+        match self.cached() {
+            Some(item) => Ok(item),
+            None => self.current().await,
+        }
+    }
+
+    /// The current version, if it is another one than `seen`.
+    pub async fn newer_than(&self, seen: &Item) -> ApiResult<Option<Arc<Item>>> {
+        let current = self.current().await?;
+        Ok((current.revision != seen.revision).then_some(current))
+    }
 }
 
 pub fn object_key(kind: &Kind, namespace: &str, name: &str) -> String {

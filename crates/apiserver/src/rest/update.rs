@@ -69,49 +69,83 @@ impl Rest<'_> {
         writer: &Writer,
         mut change: impl FnMut(&dyn Object, &Item) -> ApiResult<Box<dyn Object>>,
     ) -> ApiResult<Written> {
+        let mut current = self.believed().await?;
         for _ in 0..CONFLICT_TRIES {
-            let current = self.current().await?;
-            let old = self.decode_stored(&current.json)?;
-            let mut new = change(&*old, &current)?;
-            self.check_preconditions(&mut *new, &*old, current.revision)?;
-            let reservation = self
-                .finish_update(&mut *new, &*old, &current.json, part, writer)
-                .await?;
-
-            let deleted = is_deletion_complete(&*new, &*old);
-            let value = encode(&mut *new);
-            let head = self.head_of(&*new, &value)?;
-            if value == current.stored_json() && !deleted {
-                return Ok(Written::Unchanged(current));
-            }
-            if options.dry_run {
-                let item = Item {
-                    json: with_resource_version(&value, current.revision),
-                    revision: current.revision,
-                    head,
-                };
-                return Ok(if deleted {
-                    Written::Deleted(item)
-                } else {
-                    Written::Stored(item)
-                });
-            }
-            if deleted {
-                if let Some(revision) = self.remove_revision(current.revision).await? {
-                    drop(reservation);
-                    admission::deleted(self, &*old);
-                    return Ok(Written::Deleted(Item {
-                        json: with_resource_version(&value, revision),
-                        revision,
-                        head,
-                    }));
+            let written = self
+                .modify_version(&current, part, options, writer, &mut change)
+                .await;
+            let unwritten = match written {
+                Ok(Some(written @ (Written::Stored(_) | Written::Deleted(_))))
+                    if !options.dry_run =>
+                {
+                    return Ok(written);
                 }
-            } else if let Some(item) = self.replace_revision(current.revision, value, head).await? {
-                reservation.commit();
-                return Ok(Written::Stored(item));
+                Ok(Some(unwritten)) => Ok(unwritten),
+                Ok(None) => {
+                    current = self.current().await?;
+                    continue;
+                }
+                Err(error) => Err(error),
+            };
+            match self.newer_than(&current).await? {
+                None => return unwritten,
+                Some(newer) => current = newer,
             }
         }
         Err(self.modified())
+    }
+
+    /// One round of [`Rest::modify`]; `None`: another write came first.
+    async fn modify_version(
+        &self,
+        current: &Arc<Item>,
+        part: &Part,
+        options: &WriteOptions,
+        writer: &Writer,
+        change: &mut impl FnMut(&dyn Object, &Item) -> ApiResult<Box<dyn Object>>,
+    ) -> ApiResult<Option<Written>> {
+        let old = self.decode_stored(&current.json)?;
+        let mut new = change(&*old, current)?;
+        self.check_preconditions(&mut *new, &*old, current.revision)?;
+        let reservation = self
+            .finish_update(&mut *new, &*old, &current.json, part, writer)
+            .await?;
+
+        let deleted = is_deletion_complete(&*new, &*old);
+        let value = encode(&mut *new);
+        let head = self.head_of(&*new, &value)?;
+        if value == current.stored_json() && !deleted {
+            return Ok(Some(Written::Unchanged(current.clone())));
+        }
+        if options.dry_run {
+            let item = Item {
+                json: with_resource_version(&value, current.revision),
+                revision: current.revision,
+                head,
+            };
+            return Ok(Some(if deleted {
+                Written::Deleted(item)
+            } else {
+                Written::Stored(item)
+            }));
+        }
+        if deleted {
+            let Some(revision) = self.remove_revision(current.revision).await? else {
+                return Ok(None);
+            };
+            drop(reservation);
+            admission::deleted(self, &*old);
+            return Ok(Some(Written::Deleted(Item {
+                json: with_resource_version(&value, revision),
+                revision,
+                head,
+            })));
+        }
+        let stored = self.replace_revision(current.revision, value, head).await?;
+        Ok(stored.map(|item| {
+            reservation.commit();
+            Written::Stored(item)
+        }))
     }
 
     /// Checks what the writer says about the version it changed.
@@ -159,9 +193,8 @@ impl Rest<'_> {
     ) -> ApiResult<admission::Reservation> {
         let strategy = &*self.kind.strategy;
         // A binding is a change of our own making, checked when it was made; to clients the fields
-        // that it sets are closed.
+        // that it sets are closed. As upstream, nobody is recorded as their owner.
         if *part == Part::Other("binding") {
-            self.record_update(new, current, writer)?;
             return Ok(admission::Reservation::default());
         }
         strategy.prepare_update(new, old, part);
