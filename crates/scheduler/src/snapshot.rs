@@ -94,6 +94,13 @@ impl NodeState {
         free
     }
 
+    /// Is a pod still here that was asked to leave for one of this priority?
+    pub fn has_victims_of(&self, priority: i32) -> bool {
+        self.pods
+            .iter()
+            .any(|pod| pod.doomed && pod.class.priority < priority)
+    }
+
     fn is_vacant(&self) -> bool {
         !self.present && self.pods.is_empty() && self.nominated.is_empty()
     }

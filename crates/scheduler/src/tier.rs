@@ -191,11 +191,10 @@ fn match_nominated(
                     report.take_counts(1, 0);
                 }
                 decided.insert(pod.uid.clone());
-            } else if snapshot.node(&node_name).is_some_and(|node| {
-                node.pods
-                    .iter()
-                    .any(|other| other.doomed && other.class.priority < class.priority)
-            }) {
+            } else if snapshot
+                .node(&node_name)
+                .is_some_and(|node| node.has_victims_of(class.priority))
+            {
                 snapshot.nominate(&pod.uid, class, &node_name);
                 let mut why = (*view.diagnose(snapshot)).clone();
                 why.preemption =

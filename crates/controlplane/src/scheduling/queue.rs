@@ -246,19 +246,20 @@ impl Queue {
 
     /// A node changed, or room on it was given back.
     pub fn wake_for_node(&mut self, snapshot: &Snapshot, node: &str, policy: &Policy) {
-        // Whose victims have left does not wait any longer: the room is kept for nobody else.
-        let nominated = snapshot
-            .node(node)
-            .into_iter()
-            .flat_map(|node| &node.nominated);
-        for (uid, _) in nominated {
-            if matches!(
-                self.waiting.get(uid).map(|w| w.state),
-                Some(State::Timed { .. })
-            ) {
-                self.leave_state(uid);
-                self.activate(uid);
+        // Whose victims have left, all of them, does not wait any longer: the room is kept for nobody else.
+        let state = snapshot.node(node);
+        let nominated = state.into_iter().flat_map(|state| &state.nominated);
+        for (uid, class) in nominated {
+            if state.is_none_or(|state| state.has_victims_of(class.priority))
+                || !matches!(
+                    self.waiting.get(uid).map(|w| w.state),
+                    Some(State::Timed { .. })
+                )
+            {
+                continue;
             }
+            self.leave_state(uid);
+            self.activate(uid);
         }
         self.wake(|class| scheduler::may_fit(snapshot, class, node, policy));
         // Room given back in one place may close no domain any more in another.
@@ -444,15 +445,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whose_victims_have_left_goes_without_back_off() {
+    async fn whose_victims_have_all_left_goes_without_back_off() {
         let mut snapshot = Snapshot::new();
-        snapshot.observe_node(&node("1"));
+        snapshot.observe_node(&node("2"));
+        for name in ["first", "second"] {
+            let mut victim = pod(name, "1");
+            victim.spec.as_mut().unwrap().node_name = Some("n".into());
+            snapshot.observe_pod(&victim);
+            snapshot.doom(name);
+        }
         let mut queue = Queue::default();
-        let pod = pod("p", "1");
+        let mut pod = pod("p", "2");
+        pod.spec.as_mut().unwrap().priority = Some(1);
         let pending = PendingPod::new(&mut snapshot, &pod).unwrap();
         queue.add(pending.clone(), Arc::new(pod));
         queue.park(&"p".into()).unwrap();
         snapshot.nominate(&pending.uid, &pending.class, "n");
+        snapshot.forget_pod("first");
+        queue.wake_for_node(&snapshot, "n", &Policy::default());
+        assert!(!queue.has_active(), "one of its victims is still there");
+        snapshot.forget_pod("second");
         queue.wake_for_node(&snapshot, "n", &Policy::default());
         assert_eq!(names(&queue), ["p"]);
     }
