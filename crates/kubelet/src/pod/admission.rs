@@ -161,9 +161,17 @@ fn check_app_armor(view: &PodSpecView) -> Result<(), Refusal> {
     {
         return Ok(());
     }
+    let host_confines = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|enabled| enabled.starts_with('Y'));
     Err(Refusal {
         reason: "AppArmor".into(),
-        message: "Cannot enforce AppArmor: AppArmor is not enabled on the host".into(),
+        message: if host_confines {
+            "Cannot enforce AppArmor: this container runtime does not load profiles; \
+             set appArmorProfile to Unconfined to run without one"
+        } else {
+            "Cannot enforce AppArmor: AppArmor is not enabled on the host"
+        }
+        .into(),
     })
 }
 
