@@ -51,7 +51,7 @@ bench-runtime: test-tools ## create, start, wait, delete of `true`: the runtime 
 bench-api: tools ## durable pod creates through the API
 	@scripts/bench.sh api $(JSON)
 
-bench-cluster: tools ## start, restart, idle cost, pod start of a whole cluster
+bench-cluster: test-tools ## start, restart, idle cost, pod start of a whole cluster
 	@scripts/bench.sh cluster $(JSON)
 
 bench-scheduler: tools ## decisions a second, and create to bound, by the workloads of scheduler_perf

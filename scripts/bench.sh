@@ -26,10 +26,9 @@ case "$1" in
   runtime) in_namespace "$(example runtime container_start)" "${json[@]}" ;;
   scheduler)
     "$(example scheduler decision_time)" "${json[@]}"
-    in_namespace env MALLOC_ARENA_MAX=2 "$(example controlplane bench_scheduling)" "${json[@]}"
+    in_namespace "$(example controlplane bench_scheduling)" "${json[@]}"
     ;;
-  # Two pools of memory, as `llmagentos server` gives itself.
-  api) in_namespace env MALLOC_ARENA_MAX=2 "$(example apiserver bench_creates)" "${json[@]}" ;;
+  api) in_namespace "$(example apiserver bench_creates)" "${json[@]}" ;;
   cluster)
     cargo build --release --locked --quiet -p llmagentos
     in_namespace "$(example llmagentos bench_cluster)" --program "$PWD/target/release/llmagentos" "${json[@]}"

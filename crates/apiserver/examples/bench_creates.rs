@@ -21,6 +21,10 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
 use tokio_rustls::TlsConnector;
 
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 type AnyError = Box<dyn Error + Send + Sync>;
 
 const WINDOW: Duration = Duration::from_millis(250);

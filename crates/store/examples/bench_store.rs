@@ -23,6 +23,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use clap::Parser;
 use store::{Embedded, KeyRange, Op, RangeRequest, Store, Txn};
 
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const WRITERS: usize = 64;
 const VALUE_BYTES: usize = 1024;
 /// Keys of each writer, written over and over.

@@ -1,8 +1,7 @@
 //! `llmagentos server`: the server in the foreground; what `init` and systemd start.
 
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
@@ -28,31 +27,7 @@ pub struct ServerArgs {
     log: String,
 }
 
-/// How many pools glibc's allocator may have, unless the environment says.
-///
-/// It gives threads pools of their own, and what is freed in one is of no use to the others, which costs
-/// memory with every pool. One pool, though, is a lock that threads queue at: from create to bound, two
-/// handled 4,300 pods a second on two cores where one handled 2,400, for 1 MB more in a fresh cluster.
-const MALLOC_POOLS: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
-
-/// Runs this program again, as the same process, with its allocator told so: it listens only at its start.
-fn limit_malloc_pools() {
-    let (name, count) = MALLOC_POOLS;
-    if std::env::var_os(name).is_some() {
-        return;
-    }
-    let mut arguments = std::env::args_os();
-    let mut again = Command::new("/proc/self/exe");
-    if let Some(own_name) = arguments.next() {
-        again.arg0(own_name);
-    }
-    let error = again.args(arguments).env(name, count).exec();
-    // It works without, and needs more memory.
-    eprintln!("warning: the allocator is not limited: {error}");
-}
-
 pub fn run(config_dir: &Path, args: &ServerArgs) -> anyhow::Result<ExitCode> {
-    limit_malloc_pools();
     if args.new_session {
         // Refused only to the leader of a process group: one that a shell started by itself, with no session to leave.
         rustix::process::setsid().ok();

@@ -46,7 +46,13 @@ pub fn build_single_binary_image(
             archive.display()
         ))
     };
-    let binary = std::fs::read(&image.binary).map_err(failed)?;
+    let binary = std::fs::read(&image.binary).map_err(|e| {
+        ImageError::Internal(format!(
+            "building image {}: reading the program {}: {e}",
+            image.reference,
+            image.binary.display()
+        ))
+    })?;
     let layer_tar = layer(image, &binary).map_err(failed)?;
     let diff_id = Digest::of(&layer_tar);
     let layer = gzip(&layer_tar).map_err(failed)?;
