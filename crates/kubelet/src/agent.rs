@@ -23,6 +23,7 @@ use crate::pod::admission::{self, Refusal, Room};
 use crate::pod::spec::PodSpecView;
 use crate::pod::worker::{self, Begin, Input, SharedSnapshot, Snapshot};
 use crate::pod::{labels, start};
+use crate::pull_records::PullRecords;
 use crate::watch::{Change, follow};
 use crate::{node, probe, server, static_pods, upkeep};
 
@@ -38,6 +39,8 @@ pub enum StartError {
     },
     #[error("container runtime does not answer")]
     Runtime(#[source] runtime::service::RuntimeError),
+    #[error("the images that are here cannot be listed")]
+    Images(#[source] runtime::service::ImageError),
     #[error("kubelet server could not be started")]
     Server(#[source] server::ServerError),
 }
@@ -100,6 +103,14 @@ impl Kubelet {
                 source,
             })?;
         }
+        let pulls =
+            PullRecords::open(&config.root_dir).map_err(|source| StartError::Directory {
+                path: config.root_dir.join("image_manager").display().to_string(),
+                source,
+            })?;
+        if pulls.was_interrupted() {
+            pulls.settle(&images.list().await.map_err(StartError::Images)?);
+        }
         let mut tasks = JoinSet::new();
         let (events, write_events) = Recorder::new(client.clone(), &config.node_name);
         tasks.spawn(write_events);
@@ -126,6 +137,7 @@ impl Kubelet {
                 client,
                 runtime,
                 images,
+                pulls,
                 events,
                 capacity,
                 runtime_name,

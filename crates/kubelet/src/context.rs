@@ -12,6 +12,7 @@ use crate::events::{Recorder, Severity, pod_reference};
 use crate::objects::Objects;
 use crate::pod::dns::parse_resolv_conf;
 use crate::pod::spec::{ContainerSpec, Kind, PodSpecView};
+use crate::pull_records::PullRecords;
 
 /// Shared by all tasks of one kubelet.
 pub struct Context {
@@ -19,6 +20,7 @@ pub struct Context {
     pub client: kube::Client,
     pub runtime: Arc<dyn RuntimeService>,
     pub images: Arc<dyn ImageService>,
+    pub pulls: PullRecords,
     pub events: Recorder,
     pub objects: Objects,
     pub services: Services,

@@ -9,6 +9,7 @@ use runtime::service::{Image, ImageError, RegistryAuth};
 use crate::context::Context;
 use crate::events::Severity;
 use crate::pod::spec::{ContainerSpec, PodSpecView};
+use crate::pull_records::{Access, PullSecret};
 
 /// Tells an event about the container.
 type Tell<'a> = &'a (dyn Fn(Severity, &'static str, String) + Sync);
@@ -55,7 +56,7 @@ async fn ensure_quietly(
         .unwrap_or_else(|| default_policy(requested));
     if policy != "Always" {
         match context.images.status(requested).await {
-            Ok(Some(image)) => {
+            Ok(Some(image)) if may_use(context, view, requested, &image).await => {
                 tell(
                     Severity::Normal,
                     "Pulled",
@@ -65,7 +66,8 @@ async fn ensure_quietly(
                 );
                 return Ok(image);
             }
-            Ok(None) if policy == "Never" => {
+            // One that the pod may not use looks like one that is not here.
+            Ok(_) if policy == "Never" => {
                 let message = format!(
                     "Container image {requested:?} is not present with pull policy of Never"
                 );
@@ -75,7 +77,7 @@ async fn ensure_quietly(
                     message,
                 });
             }
-            Ok(None) => {}
+            Ok(_) => {}
             Err(error @ ImageError::InvalidName { .. }) => {
                 return Err(invalid_name(requested, &error, &tell));
             }
@@ -89,7 +91,40 @@ async fn ensure_quietly(
             }
         }
     }
-    pull(context, view, requested, &tell).await
+    if let Err(error) = context.pulls.begin(requested) {
+        return Err(ImageFailure {
+            reason: "ErrImagePull",
+            message: format!(
+                "Failed to record image pull intent for container image {requested:?}: {error}"
+            ),
+        });
+    }
+    match pull(context, view, requested, &tell).await {
+        Ok((image, secret)) => {
+            context
+                .pulls
+                .succeeded(requested, &image.id, secret.as_ref());
+            Ok(image)
+        }
+        Err(failure) => {
+            context.pulls.end(requested);
+            Err(failure)
+        }
+    }
+}
+
+/// May the pod use this image as it is here, or has the registry to be asked?
+async fn may_use(context: &Context, view: &PodSpecView, requested: &str, image: &Image) -> bool {
+    let secrets: Vec<PullSecret> = if context.pulls.asks_for_secrets(requested, &image.id) {
+        credentials(context, view, requested)
+            .await
+            .into_iter()
+            .map(|credential| credential.secret)
+            .collect()
+    } else {
+        Vec::new()
+    };
+    context.pulls.access(requested, &image.id, &secrets) == Access::Granted
 }
 
 /// As the API server defaults it, for pods that it did not.
@@ -108,12 +143,13 @@ fn invalid_name(image: &str, error: &ImageError, tell: Tell<'_>) -> ImageFailure
     }
 }
 
+/// The image, and what of the pod's the registry let it be pulled with.
 async fn pull(
     context: &Context,
     view: &PodSpecView,
     image: &str,
     tell: Tell<'_>,
-) -> Result<Image, ImageFailure> {
+) -> Result<(Image, Option<PullSecret>), ImageFailure> {
     tell(
         Severity::Normal,
         "Pulling",
@@ -121,12 +157,15 @@ async fn pull(
     );
     let started = Instant::now();
     let credentials = credentials(context, view, image).await;
-    let mut attempts: Vec<Option<RegistryAuth>> = credentials.into_iter().map(Some).collect();
+    let mut attempts: Vec<(Option<RegistryAuth>, Option<PullSecret>)> = credentials
+        .into_iter()
+        .map(|credential| (Some(credential.auth), Some(credential.secret)))
+        .collect();
     if attempts.is_empty() {
-        attempts.push(None);
+        attempts.push((None, None));
     }
     let mut last_error = None;
-    for auth in attempts {
+    for (auth, secret) in attempts {
         let pulling = Instant::now();
         match context.images.pull(image, auth).await {
             Ok(result) => {
@@ -143,11 +182,12 @@ async fn pull(
                 );
                 tell(Severity::Normal, "Pulled", message);
                 let found = context.images.status(&result.image_id).await.ok().flatten();
-                return Ok(found.unwrap_or(Image {
+                let image = found.unwrap_or(Image {
                     id: result.image_id,
                     size_bytes: result.size_bytes,
                     ..Image::default()
-                }));
+                });
+                return Ok((image, secret));
             }
             Err(error @ ImageError::InvalidName { .. }) => {
                 return Err(invalid_name(image, &error, tell));
@@ -183,8 +223,14 @@ pub fn format_duration(duration: std::time::Duration) -> String {
     }
 }
 
+/// What a pod may pull an image with, and the secret that has it.
+struct Credential {
+    auth: RegistryAuth,
+    secret: PullSecret,
+}
+
 /// Credentials of the pod's pull secrets that fit the image, best first.
-async fn credentials(context: &Context, view: &PodSpecView, image: &str) -> Vec<RegistryAuth> {
+async fn credentials(context: &Context, view: &PodSpecView, image: &str) -> Vec<Credential> {
     let references = view
         .pod
         .spec
@@ -222,13 +268,20 @@ async fn credentials(context: &Context, view: &PodSpecView, image: &str) -> Vec<
             message,
         );
     }
-    let mut found: Vec<(usize, RegistryAuth)> = secrets
-        .values()
-        .flatten()
-        .flat_map(|secret| matching(secret, image))
-        .collect();
+    let mut found = Vec::new();
+    for (name, secret) in &secrets {
+        let Some(secret) = secret else { continue };
+        let uid = secret.metadata.uid.as_deref().unwrap_or_default();
+        for (specificity, auth) in matching(secret, image) {
+            let secret = PullSecret::new(view.namespace(), name, uid, &auth);
+            found.push((specificity, Credential { auth, secret }));
+        }
+    }
     found.sort_by_key(|(specificity, _)| std::cmp::Reverse(*specificity));
-    found.into_iter().map(|(_, auth)| auth).collect()
+    found
+        .into_iter()
+        .map(|(_, credential)| credential)
+        .collect()
 }
 
 /// Registries in a secret that fit the image, with how specific each is.

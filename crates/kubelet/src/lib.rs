@@ -31,6 +31,7 @@ mod node;
 mod objects;
 pub mod pod;
 mod probe;
+mod pull_records;
 pub mod server;
 mod static_pods;
 pub mod stats;

@@ -693,3 +693,47 @@ async fn draining_stops_everything_and_tells_nothing() {
     node.start_kubelet().await;
     wait_for("it to run again", || node.runtime.running("c")).await;
 }
+
+#[tokio::test]
+async fn an_image_pulled_with_a_secret_is_not_for_pods_without_one() {
+    let mut node = Node::start().await;
+    node.api.put(
+        "/api/v1/secrets",
+        json!({"metadata": {"name": "registry", "namespace": "default", "uid": "1"}, "type": "kubernetes.io/dockerconfigjson",
+            // {"auths":{"absent.example":{"username":"user","password":"right"}}}
+            "data": {".dockerconfigjson": "eyJhdXRocyI6eyJhYnNlbnQuZXhhbXBsZSI6eyJ1c2VybmFtZSI6InVzZXIiLCJwYXNzd29yZCI6InJpZ2h0In19fQ=="}}),
+    );
+    let spec = |policy: &str, secrets: Value| {
+        let mut container = container("c", "absent.example/private:1");
+        container["imagePullPolicy"] = json!(policy);
+        json!({"containers": [container], "imagePullSecrets": secrets})
+    };
+    let with_secret = json!([{"name": "registry"}]);
+    node.api
+        .put_pod("owner", spec("IfNotPresent", with_secret.clone()));
+    node.wait_phase("owner", "Running").await;
+    let pulls = |node: &Node| {
+        let log = node.runtime.log();
+        log.iter().filter(|step| step.starts_with("pull ")).count()
+    };
+    assert_eq!(pulls(&node), 1);
+    for run in 0..2 {
+        node.api
+            .put_pod(&format!("guest-{run}"), spec("Never", with_secret.clone()));
+        node.wait_phase(&format!("guest-{run}"), "Running").await;
+        for (policy, reason) in [
+            ("IfNotPresent", "ErrImagePull"),
+            ("Never", "ErrImageNeverPull"),
+        ] {
+            let name = format!("thief-{policy}-{run}").to_lowercase();
+            node.api.put_pod(&name, spec(policy, json!([])));
+            node.wait_pod(&name, "refused", |pod| {
+                let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+                waiting["reason"] == reason
+            })
+            .await;
+        }
+        node.kubelet = None;
+        node.start_kubelet().await;
+    }
+}

@@ -1,7 +1,7 @@
 //! A runtime that only remembers: containers run until a test (or their image's name) ends them.
 //!
 //! Images: `missing…` cannot be pulled, `exit-<code>` ends at once, `stubborn` ignores its stop signal,
-//! `nostart` cannot be started, `absent…` is not there until pulled; anything else runs.
+//! `nostart` cannot be started, `absent…` is not there until pulled, `absent.example/private…` only with a password; anything else runs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -371,12 +371,15 @@ impl RuntimeService for FakeRuntime {
 #[async_trait]
 impl ImageService for FakeRuntime {
     async fn list(&self) -> Result<Vec<Image>, ImageError> {
-        Ok(vec![Image {
-            id: "sha256:img".into(),
-            repo_tags: vec!["img:1".into()],
+        let image = |id: &str, tag: &str| Image {
+            id: format!("sha256:{id}"),
+            repo_tags: vec![tag.to_owned()],
             size_bytes: 10,
             ..Image::default()
-        }])
+        };
+        let state = self.state();
+        let pulled = state.pulled.iter().map(|name| image(name, name));
+        Ok(pulled.chain([image("img", "img:1")]).collect())
     }
 
     async fn status(&self, image: &str) -> Result<Option<Image>, ImageError> {
@@ -395,7 +398,11 @@ impl ImageService for FakeRuntime {
         }))
     }
 
-    async fn pull(&self, image: &str, _: Option<RegistryAuth>) -> Result<PullResult, ImageError> {
+    async fn pull(
+        &self,
+        image: &str,
+        auth: Option<RegistryAuth>,
+    ) -> Result<PullResult, ImageError> {
         if image.contains(' ') {
             return Err(ImageError::InvalidName {
                 image: image.into(),
@@ -404,6 +411,14 @@ impl ImageService for FakeRuntime {
         }
         let mut state = self.state();
         state.log.push(format!("pull {image}"));
+        let is_refused =
+            image.contains("/private") && auth.is_none_or(|auth| auth.password != "right");
+        if is_refused {
+            return Err(ImageError::Pull {
+                image: image.into(),
+                reason: "unauthorized".into(),
+            });
+        }
         if image.starts_with("missing") {
             return Err(ImageError::Pull {
                 image: image.into(),
