@@ -737,3 +737,23 @@ async fn an_image_pulled_with_a_secret_is_not_for_pods_without_one() {
         node.start_kubelet().await;
     }
 }
+
+#[tokio::test]
+async fn cordoning_is_told() {
+    let node = Node::start().await;
+    let read = || node.api.get("/api/v1/nodes", "", "node");
+    wait_for("the node", &read).await;
+    for (cordoned, reason) in [(true, "NodeNotSchedulable"), (false, "NodeSchedulable")] {
+        let mut object = read().unwrap();
+        object["spec"]["unschedulable"] = json!(cordoned);
+        node.api.put("/api/v1/nodes", object);
+        let expect = (
+            reason.to_owned(),
+            format!("Node node status is now: {reason}"),
+        );
+        wait_for(reason, || {
+            node.api.events("node").contains(&expect).then_some(())
+        })
+        .await;
+    }
+}

@@ -77,15 +77,38 @@ pub async fn run(agent: Arc<Agent>, server_address: Option<SocketAddr>) {
     let name = keeper.context.config.node_name.clone();
     let seen = Arc::clone(&agent);
     let api: Api<Node> = Api::all(keeper.context.client.clone());
+    let mut was_cordoned = false;
     let watch = follow(api, Some(format!("metadata.name={name}")), move |change| {
-        *lock(&seen.node) = match change {
+        let node = match change {
             Change::Reset(mut list) => list.pop().map(Arc::new),
             Change::Applied(node) => Some(Arc::new(node)),
             Change::Deleted(_) => None,
         };
+        let spec = node.as_ref().and_then(|node| node.spec.as_ref());
+        let is_cordoned = spec.is_some_and(|spec| spec.unschedulable == Some(true));
+        if is_cordoned != was_cordoned {
+            let reason = if is_cordoned {
+                "NodeNotSchedulable"
+            } else {
+                "NodeSchedulable"
+            };
+            tell_status(&seen.context, reason);
+            was_cordoned = is_cordoned;
+        }
+        *lock(&seen.node) = node;
         true
     });
     futures::join!(watch, keeper.keep_status(), keeper.keep_lease());
+}
+
+fn tell_status(context: &Context, reason: &'static str) {
+    let name = &context.config.node_name;
+    context.events.tell(
+        node_reference(name),
+        Severity::Normal,
+        reason,
+        format!("Node {name} status is now: {reason}"),
+    );
 }
 
 struct Keeper {
@@ -144,21 +167,10 @@ impl Keeper {
 
     fn tell_readiness(&self, old: Option<&NodeStatus>, new: &NodeStatus) {
         let (was, is) = (old.is_some_and(is_ready), is_ready(new));
-        let name = &self.context.config.node_name;
         if is && !was {
-            self.context.events.tell(
-                node_reference(name),
-                Severity::Normal,
-                "NodeReady",
-                format!("Node {name} status is now: NodeReady"),
-            );
+            tell_status(&self.context, "NodeReady");
         } else if was && !is {
-            self.context.events.tell(
-                node_reference(name),
-                Severity::Normal,
-                "NodeNotReady",
-                format!("Node {name} status is now: NodeNotReady"),
-            );
+            tell_status(&self.context, "NodeNotReady");
         }
     }
 
