@@ -103,9 +103,10 @@ impl Kubelet {
                 source,
             })?;
         }
+        let records_dir = config.root_dir.join("image_manager");
         let pulls =
-            PullRecords::open(&config.root_dir).map_err(|source| StartError::Directory {
-                path: config.root_dir.join("image_manager").display().to_string(),
+            PullRecords::open(records_dir.clone()).map_err(|source| StartError::Directory {
+                path: records_dir.display().to_string(),
                 source,
             })?;
         if pulls.was_interrupted() {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Secret;
 use runtime::service::{Image, ImageError, RegistryAuth};
+use tokio::sync::OnceCell;
 
 use crate::context::Context;
 use crate::events::Severity;
@@ -54,9 +55,10 @@ async fn ensure_quietly(
         .image_pull_policy
         .as_deref()
         .unwrap_or_else(|| default_policy(requested));
+    let credentials = Credentials::new(context, view, requested);
     if policy != "Always" {
         match context.images.status(requested).await {
-            Ok(Some(image)) if may_use(context, view, requested, &image).await => {
+            Ok(Some(image)) if may_use(&credentials, &image).await => {
                 tell(
                     Severity::Normal,
                     "Pulled",
@@ -99,7 +101,7 @@ async fn ensure_quietly(
             ),
         });
     }
-    match pull(context, view, requested, &tell).await {
+    match pull(&credentials, &tell).await {
         Ok((image, secret)) => {
             context
                 .pulls
@@ -114,17 +116,17 @@ async fn ensure_quietly(
 }
 
 /// May the pod use this image as it is here, or has the registry to be asked?
-async fn may_use(context: &Context, view: &PodSpecView, requested: &str, image: &Image) -> bool {
-    let secrets: Vec<PullSecret> = if context.pulls.asks_for_secrets(requested, &image.id) {
-        credentials(context, view, requested)
-            .await
-            .into_iter()
-            .map(|credential| credential.secret)
-            .collect()
-    } else {
-        Vec::new()
-    };
-    context.pulls.access(requested, &image.id, &secrets) == Access::Granted
+async fn may_use(credentials: &Credentials<'_>, image: &Image) -> bool {
+    let (pulls, requested) = (&credentials.context.pulls, credentials.image);
+    match pulls.access(requested, &image.id) {
+        Access::Granted => true,
+        Access::PullFirst => false,
+        Access::WithSecret => {
+            let found = credentials.get().await;
+            let secrets: Vec<PullSecret> = found.iter().map(|found| found.secret.clone()).collect();
+            pulls.accepts(requested, &image.id, &secrets)
+        }
+    }
 }
 
 /// As the API server defaults it, for pods that it did not.
@@ -145,28 +147,24 @@ fn invalid_name(image: &str, error: &ImageError, tell: Tell<'_>) -> ImageFailure
 
 /// The image, and what of the pod's the registry let it be pulled with.
 async fn pull(
-    context: &Context,
-    view: &PodSpecView,
-    image: &str,
+    credentials: &Credentials<'_>,
     tell: Tell<'_>,
 ) -> Result<(Image, Option<PullSecret>), ImageFailure> {
+    let (context, image) = (credentials.context, credentials.image);
     tell(
         Severity::Normal,
         "Pulling",
         format!("Pulling image {image:?}"),
     );
     let started = Instant::now();
-    let credentials = credentials(context, view, image).await;
-    let mut attempts: Vec<(Option<RegistryAuth>, Option<PullSecret>)> = credentials
-        .into_iter()
-        .map(|credential| (Some(credential.auth), Some(credential.secret)))
-        .collect();
+    let mut attempts: Vec<Option<&Credential>> = credentials.get().await.iter().map(Some).collect();
     if attempts.is_empty() {
-        attempts.push((None, None));
+        attempts.push(None);
     }
     let mut last_error = None;
-    for (auth, secret) in attempts {
+    for attempt in attempts {
         let pulling = Instant::now();
+        let auth = attempt.map(|credential| credential.auth.clone());
         match context.images.pull(image, auth).await {
             Ok(result) => {
                 for warning in result.warnings {
@@ -187,7 +185,7 @@ async fn pull(
                     size_bytes: result.size_bytes,
                     ..Image::default()
                 });
-                return Ok((image, secret));
+                return Ok((image, attempt.map(|credential| credential.secret.clone())));
             }
             Err(error @ ImageError::InvalidName { .. }) => {
                 return Err(invalid_name(image, &error, tell));
@@ -229,8 +227,33 @@ struct Credential {
     secret: PullSecret,
 }
 
+/// A pod's credentials for an image: looked up when they are first needed, and once.
+struct Credentials<'a> {
+    context: &'a Context,
+    view: &'a PodSpecView,
+    image: &'a str,
+    found: OnceCell<Vec<Credential>>,
+}
+
+impl<'a> Credentials<'a> {
+    fn new(context: &'a Context, view: &'a PodSpecView, image: &'a str) -> Credentials<'a> {
+        Credentials {
+            context,
+            view,
+            image,
+            found: OnceCell::new(),
+        }
+    }
+
+    /// Best first.
+    async fn get(&self) -> &[Credential] {
+        let look_up = || look_up(self.context, self.view, self.image);
+        self.found.get_or_init(look_up).await
+    }
+}
+
 /// Credentials of the pod's pull secrets that fit the image, best first.
-async fn credentials(context: &Context, view: &PodSpecView, image: &str) -> Vec<Credential> {
+async fn look_up(context: &Context, view: &PodSpecView, image: &str) -> Vec<Credential> {
     let references = view
         .pod
         .spec

@@ -115,6 +115,8 @@ struct PullIntent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Granted,
+    /// It needs one of the secrets that [`PullRecords::accepts`].
+    WithSecret,
     /// The registry has to say.
     PullFirst,
 }
@@ -136,8 +138,7 @@ struct State {
 
 impl PullRecords {
     /// Reads what an earlier run has left. Where [`PullRecords::was_interrupted`], it is to be settled before use.
-    pub fn open(root_dir: &Path) -> io::Result<PullRecords> {
-        let directory = root_dir.join("image_manager");
+    pub fn open(directory: PathBuf) -> io::Result<PullRecords> {
         for kind in ["pulled", "pulling"] {
             fs::create_dir_all(directory.join(kind))?;
         }
@@ -166,13 +167,17 @@ impl PullRecords {
         let interrupted = std::mem::take(&mut self.state().interrupted);
         for pulled in interrupted {
             let named = canonical(&pulled);
+            let mut is_noted = true;
             for image in images {
                 let mut names = image.repo_tags.iter().chain(&image.repo_digests);
                 if names.any(|name| canonical(name) == named) {
-                    self.note(&image.id, |_| false);
+                    is_noted &= self.note(&image.id, |_| false);
                 }
             }
-            remove(&self.intent_path(&pulled));
+            // What could not be noted is tried again at the next start.
+            if is_noted {
+                remove(&self.intent_path(&pulled));
+            }
         }
     }
 
@@ -224,57 +229,44 @@ impl PullRecords {
         }
     }
 
-    /// May a pod use the image `image_id`, named `image` by it, with these `secrets`?
-    pub fn access(&self, image: &str, image_id: &str, secrets: &[PullSecret]) -> Access {
-        let noted = {
-            let state = self.state();
-            let record = match state.pulled.get(&file_name(image_id)) {
-                Some(Some(record)) => record,
-                Some(None) => return Access::PullFirst,
-                None if state.pulling.contains_key(image) => return Access::PullFirst,
-                None => return Access::Granted,
+    /// May a pod use the image `image_id`, named `image` by it?
+    pub fn access(&self, image: &str, image_id: &str) -> Access {
+        let state = self.state();
+        let record = match state.pulled.get(&file_name(image_id)) {
+            Some(Some(record)) => record,
+            Some(None) => return Access::PullFirst,
+            None if state.pulling.contains_key(image) => return Access::PullFirst,
+            None => return Access::Granted,
+        };
+        match record.credential_mapping.get(&repository(image)) {
+            Some(known) if known.node_pods_accessible => Access::Granted,
+            Some(_) => Access::WithSecret,
+            None => Access::PullFirst,
+        }
+    }
+
+    /// Does one of `secrets` open the image? What matches is noted, so that either part of it counts later.
+    pub fn accepts(&self, image: &str, image_id: &str, secrets: &[PullSecret]) -> bool {
+        let mut is_accepted = false;
+        self.note(image_id, |record| {
+            let Some(known) = record.credential_mapping.get_mut(&repository(image)) else {
+                return false;
             };
-            let Some(known) = record.credential_mapping.get(&repository(image)) else {
-                return Access::PullFirst;
-            };
-            if known.node_pods_accessible {
-                return Access::Granted;
-            }
-            let known = &known.kubernetes_secrets;
-            let granted = secrets.iter().find(|secret| {
-                known.iter().any(|known| {
+            let matching = secrets.iter().find(|secret| {
+                known.kubernetes_secrets.iter().any(|known| {
                     known.credential_hash == secret.credential_hash || known.is_same_object(secret)
                 })
             });
-            let Some(secret) = granted else {
-                return Access::PullFirst;
-            };
-            (known.len() < SECRETS_NOTED_ON_MATCH_MAX && !known.contains(secret)).then_some(secret)
-        };
-        if let Some(secret) = noted {
-            self.note(image_id, |record| {
-                record
-                    .credential_mapping
-                    .entry(repository(image))
-                    .or_default()
-                    .merge(Some(secret))
-            });
-        }
-        Access::Granted
+            is_accepted = matching.is_some() || known.node_pods_accessible;
+            let has_room = known.kubernetes_secrets.len() < SECRETS_NOTED_ON_MATCH_MAX;
+            matching.is_some_and(|secret| has_room && known.merge(Some(secret)))
+        });
+        is_accepted
     }
 
-    /// Whether [`PullRecords::access`] needs to know the pod's secrets.
-    pub fn asks_for_secrets(&self, image: &str, image_id: &str) -> bool {
-        self.state()
-            .pulled
-            .get(&file_name(image_id))
-            .and_then(|record| record.as_ref()?.credential_mapping.get(&repository(image)))
-            .is_some_and(|known| !known.node_pods_accessible)
-    }
-
-    /// Forgets images that are gone; `images` were here at the time `listed_at`.
-    pub fn prune(&self, images: &BTreeSet<&str>, listed_at: Timestamp) {
-        let here: BTreeSet<String> = images.iter().map(|id| file_name(id)).collect();
+    /// Forgets images that are gone; `images` were here at the time `listed_at` or later.
+    pub fn prune(&self, images: &[Image], listed_at: Timestamp) {
+        let here: BTreeSet<String> = images.iter().map(|image| file_name(&image.id)).collect();
         self.state().pulled.retain(|name, record| {
             let is_newer = record
                 .as_ref()

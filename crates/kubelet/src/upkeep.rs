@@ -126,12 +126,10 @@ async fn collect_images(
     now: Timestamp,
 ) {
     let context = &agent.context;
-    let listed_at = Timestamp::now();
     let Ok(images) = context.images.list().await else {
         return;
     };
-    let ids = images.iter().map(|image| image.id.as_str()).collect();
-    context.pulls.prune(&ids, listed_at);
+    context.pulls.prune(&images, now);
     let in_use: HashSet<String> = agent
         .snapshots()
         .iter()

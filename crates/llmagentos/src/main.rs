@@ -14,8 +14,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Twice the pods from create to bound that glibc's allocator gives, with less memory in a full cluster: its tasks
-/// free on one thread what another has allocated, and glibc's pools are locks.
+/// Twice the pods from create to bound that glibc's allocator gives, for 4 MB: tasks free on one thread what another
+/// has allocated, and glibc's pools are locks.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
